@@ -1,0 +1,195 @@
+"""What the entry points share: the command line in, an exit code out. Imports no torch."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from classifier.config import CONFIG_DIR, find_checkpoint, find_run, offer_stored, stored_config
+from classifier.errors import UserError, did_you_mean
+
+WRONG_INPUT = 2  # exit code
+HELP = {"--help", "-h"}
+# values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
+PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
+             "data.split_file", "model.weights", "model.checkpoint_path")  # fmt: skip
+KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "init_from")
+
+
+def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
+    """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
+
+    Exit codes: 0 done; 2 wrong input, told in one message; 1 a bug, with its traceback.
+    """
+    # Hydra prints errors itself, and ends with 1, unless this is set; then they reach us
+    wanted = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def run(config: DictConfig) -> Any:
+        _restore("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
+        return task(config)
+
+    arguments = sys.argv[1:]
+    try:
+        sys.argv[1:] = _quoted(arguments)
+        config_name = _prepare(verb)
+        if HELP & set(sys.argv[1:]):
+            _print_help(config_name)
+            return
+        hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
+    except UserError as error:
+        _fail(_message(error), wanted)
+    except (HydraException, OmegaConfBaseException) as error:
+        if _is_bug(error):
+            raise
+        _fail(_explain(error, verb), wanted)
+
+
+def _fail(message: str, full_error: str | None) -> NoReturn:
+    if full_error == "1":
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(WRONG_INPUT)
+
+
+def _message(error: UserError) -> str:
+    # one that was raised in a DataLoader worker comes with that process's traceback in its text
+    return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
+
+
+def _restore(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def argument(key: str) -> str | None:
+    """The value typed as key=value on the command line, unquoted; None where it is absent or null."""
+    for text in reversed(sys.argv[1:]):
+        name, equals, value = text.partition("=")
+        if equals and name.lstrip("+") == key:
+            value = re.sub(r"\\(['\\])", r"\1", value[1:-1]) if value[:1] in "'\"" and value[:1] else value
+            return None if value in ("null", "") else value
+    return None
+
+
+def override(key: str, value: str) -> str:
+    """key=value with the value quoted for Hydra's grammar."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _quoted(arguments: list[str]) -> list[str]:
+    if any(text in ("-m", "--multirun") for text in arguments):
+        return arguments  # a comma there separates values
+    result = []
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[$"
+        result.append(text if not equals or plain else override(key, value))
+    return result
+
+
+def _prepare(verb: str) -> str:
+    """Look up what `resume` or `ckpt_path` stored, offer it to Hydra, and name the config to compose."""
+    log_dir = Path(argument("log_dir") or "logs")
+    if verb == "train":
+        resume = argument("resume")
+        if resume is None:
+            return "train"
+        run = find_run(resume, log_dir, argument("name") or argument("experiment"))
+        offer_stored(stored_config(run), KEPT_ON_RESUME)
+        _replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir"))
+        return "resume"
+    path = argument("ckpt_path")
+    if path is not None:
+        found = find_checkpoint(path, log_dir)
+        from classifier.training.checkpoint import RUN_KEY, read_checkpoint
+
+        config = read_checkpoint(found)[RUN_KEY]["config"]
+        offer_stored({**config, "run": {"trainer": {"precision": config["trainer"]["precision"]}}}, ("run",))
+        _replace_arguments({"ckpt_path": str(found)})
+    elif (HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}) & set(sys.argv[1:]):
+        offer_stored({"data": {}}, ())
+    else:
+        raise UserError(f"{verb}.py needs a checkpoint: ckpt_path=FILE, a run directory, or ckpt_path=latest")
+    return verb
+
+
+def _replace_arguments(values: dict[str, str], drop: tuple[str, ...] = ()) -> None:
+    gone = {*values, *drop}
+    kept = [text for text in sys.argv[1:] if text.partition("=")[0].lstrip("+") not in gone]
+    sys.argv[1:] = [*kept, *(override(key, value) for key, value in values.items())]
+
+
+def _print_help(config_name: str) -> None:
+    """What can be typed. (Hydra's own help lists the groups twice over and takes three times as long.)"""
+    overrides = [text for text in sys.argv[1:] if not text.startswith("-")]
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = hydra.compose(config_name, overrides)
+    head, _, defaults = (CONFIG_DIR / f"{config_name}.yaml").read_text().partition("\ndefaults:")
+    print(f"{head}\n\nGROUPS, of which GROUP=NAME picks one:")
+    for group in re.findall(r"^  - (?:optional )?(\w+):", defaults, re.MULTILINE):
+        names = sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
+        if names:
+            print(f"  {group}: {', '.join(names)}")
+    print("\nKEYS, which KEY=VALUE overrides (-m KEY=A,B runs each value, --cfg job prints these alone):\n")
+    print(OmegaConf.to_yaml(config))
+
+
+def _is_bug(error: Exception) -> bool:
+    """Whether an exception of Hydra's comes from our code, not from the command line."""
+    return (
+        isinstance(error, OmegaConfBaseException)
+        and not isinstance(error, MissingMandatoryValue)
+        and not error.full_key
+    )
+
+
+def _explain(error: Exception, verb: str) -> str:
+    """Hydra's message, with the near matches of what was mistyped."""
+    text = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or text.rsplit(" ", 1)[-1]
+        return f"{key} is not set: type {key}=..."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} does not exist: {did_you_mean(option, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: put its value into quotes, such as \"key='a value'\""
+    if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
+        key = found[1]
+        return f"there is no key {key}: {did_you_mean(key, _known_keys(verb, key))}"
+    return " ".join(text.split())
+
+
+def _known_keys(verb: str, wrong: str) -> list[str]:
+    """All keys that can be overridden beside the ones that are right on this command line."""
+    overrides = [
+        text
+        for text in sys.argv[1:]
+        if re.match(r"[\w/]+=[\w/]+$", text)
+        and text.partition("=")[0] != wrong
+        and Path(CONFIG_DIR, text.partition("=")[0]).is_dir()
+    ]
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = hydra.compose(verb, overrides)
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            keys.append(prefix + str(key))
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+
+    walk(OmegaConf.to_container(config, resolve=False), "")
+    return keys

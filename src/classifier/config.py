@@ -1,0 +1,141 @@
+"""Run directories, and the way from a run or a checkpoint back to its config. Imports no torch: `--help` is fast."""
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from classifier.errors import UserError
+
+PACKAGE = Path(__file__).parent
+# a checkout has configs/ beside src/, an installed wheel inside the package
+CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "configs") if path.is_dir())
+GROUPS = ("data", "augment", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+STORED = "checkpoint"  # the option of each group that holds a stored run's config
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as dict, list, str and numbers."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def offer_stored(config: Mapping[str, Any], keep: Iterable[str]) -> None:
+    """Make a stored run's config available to Hydra: each section as the option `checkpoint` of its group.
+
+    eval.yaml and resume.yaml list these options among their defaults, so that what is typed on the command line
+    overrides them by Hydra's own grammar.
+
+    Args:
+        keep: Keys outside of the groups to carry over, as the option `checkpoint` of the group `run`.
+    """
+    store = ConfigStore.instance()
+    for group in GROUPS:
+        store.store(group=group, name=STORED, node=config.get(group))
+    run = {key: config[key] for key in keep if key in config}
+    store.store(group="run", name=STORED, node=run, package="_global_")
+
+
+def new_run_dir(parent: Path) -> Path:
+    """Make parent/<date_time>, with a number behind it where another run started in the same second."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1, 1000):
+        path = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run directory {path} ({error}): use log_dir=...") from error
+    raise AssertionError("a thousand runs in one second")
+
+
+def find_runs(log_dir: Path, name: str | None = None) -> list[Path]:
+    """Run directories below `log_dir` (of the given name), the one started last at the end."""
+    configs = [*log_dir.glob("*/*/config.yaml"), *log_dir.glob("*/multirun_*/*/config.yaml")]
+    runs = [path.parent for path in configs if name is None or path.relative_to(log_dir).parts[0] == name]
+    return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, str(run)))
+
+
+def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
+    """The run directory that `resume=value` means.
+
+    Raises:
+        UserError: It does not exist or is no run directory.
+    """
+    if value == "latest":
+        runs = find_runs(log_dir, name)
+        if not runs:
+            where = log_dir if name is None else log_dir / name
+            raise UserError(
+                f"resume=latest: no run below {where}: name a run directory with resume=..., or log_dir=..."
+            )
+        return runs[-1]
+    run = Path(value)
+    if not (run / "config.yaml").is_file():
+        what = "is no run directory (it holds no config.yaml)" if run.exists() else "does not exist"
+        raise UserError(f"resume={value} {what}: name one, such as logs/digits_cnn/2026-11-21_12-30-05, or latest")
+    return run
+
+
+def find_checkpoint(value: str, log_dir: Path) -> Path:
+    """The file that `ckpt_path=value` means: a file, a run directory's best checkpoint, or that of the latest run.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    if value == "latest":
+        found = [run / "checkpoints" / "best.ckpt" for run in find_runs(log_dir)]
+        found = [path for path in found if path.is_file()]
+        if not found:
+            raise UserError(
+                f"ckpt_path=latest: no run below {log_dir} has a checkpoint: use ckpt_path=... or log_dir=..."
+            )
+        return found[-1]
+    path = Path(value)
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise UserError(
+                f"ckpt_path={value} is a folder without checkpoints/best.ckpt: name a run directory or a file"
+            )
+        return best
+    if not path.is_file():
+        raise UserError(f"ckpt_path={value} does not exist: name a .ckpt file, a run directory, or latest")
+    return path
+
+
+def run_dir_of(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in, or else its own folder."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else checkpoint.parent
+
+
+def on_main_process() -> bool:
+    """Whether this is the only process, or the first of several (as Lightning, torchrun and SLURM number them)."""
+    return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+def stored_config(run: Path) -> dict[str, Any]:
+    """The config of a run, with its paths as they are now, should its directory have been moved."""
+    config = OmegaConf.load(run / "config.yaml")
+    assert isinstance(config, DictConfig)
+    old = str(config["run_dir"])
+
+    def here(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: here(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [here(item) for item in value]
+        if isinstance(value, str) and (value == old or value.startswith(old + "/")):
+            return str(run) + value.removeprefix(old)
+        return value
+
+    moved: dict[str, Any] = here(plain(config))
+    return moved

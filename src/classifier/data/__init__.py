@@ -1,0 +1,19 @@
+"""Files on disk -> batches of uint8 images, integer labels and sample indices."""
+
+from classifier.data.build import build_datamodule
+from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.modules import (
+    AnnotationCropDataModule,
+    DigitsDataModule,
+    ImageFolderDataModule,
+    StanfordDogsDataModule,
+)
+
+__all__ = [
+    "AnnotationCropDataModule",
+    "ClassificationDataModule",
+    "DigitsDataModule",
+    "ImageFolderDataModule",
+    "StanfordDogsDataModule",
+    "build_datamodule",
+]

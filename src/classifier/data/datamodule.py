@@ -1,0 +1,251 @@
+"""The one LightningDataModule: a source, a split and a way to read images. What differs is the source."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.accelerators import CUDAAccelerator
+from torch.utils.data import DataLoader
+
+from classifier.data.check import check_images, refuse
+from classifier.data.dataset import ImageDataset
+from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
+from classifier.data.samples import Problem, Samples
+from classifier.data.split import Split, read_split, split_samples
+from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]
+"""`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the Samples table."""
+
+
+class Source(Protocol):
+    """Where samples come from. To add one, write these two methods and a data module that passes it on."""
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Make or fetch what is missing; called once a machine, before `read`."""
+
+    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
+        """All samples, with labels for the given class names or, without them, for the data's own."""
+
+
+class DataSettings(TypedDict, total=False):
+    """What every data module takes beside its source; see `ClassificationDataModule`."""
+
+    image_size: int | Sequence[int]
+    batch_size: int
+    num_workers: int | str
+    channels: int
+    resize: str
+    crop_pct: float
+    interpolation: str
+    augment: Mapping[str, Any] | None
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    split_file: str | None
+    on_error: str
+    check: str
+    drop_last: bool
+    seed: int
+    classes: Sequence[str] | None
+
+
+class ClassificationDataModule(pl.LightningDataModule):
+    """uint8 batches from a source.
+
+    Args:
+        source: Lists the samples.
+        image_size: Pixels of a side, or (height, width).
+        batch_size: Images per process and step.
+        num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
+        channels, resize, crop_pct, interpolation: See `Preprocessing`.
+        augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
+        val_fraction, test_fraction: Shares cut at random, class by class, where the source has no such part.
+        split_seed: Of that cut.
+        split_file: A split.csv of an earlier run, to be used instead.
+        on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
+        check: `quick` reads every file's header and end before training, `full` decodes it, `none` trusts.
+        drop_last: Leave out the last, smaller training batch.
+        seed: Of the order and the augmentation.
+        classes: Names of a trained model's classes, in its order; by default the data's own.
+
+    Attributes:
+        samples: The table of all usable samples, after `setup`.
+        split: Name of a part -> its rows.
+        test_split: The part that testing reads; `all` for everything.
+        skipped: What was left out, and why.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        image_size: int | Sequence[int] = 224,
+        batch_size: int = 64,
+        num_workers: int | str = "auto",
+        channels: int = 3,
+        resize: str = "crop",
+        crop_pct: float = 1.0,
+        interpolation: str = "bilinear",
+        augment: Mapping[str, Any] | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        split_file: str | None = None,
+        on_error: str = "raise",
+        check: str = "quick",
+        drop_last: bool = False,
+        seed: int = 0,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if on_error not in ("raise", "skip"):
+            raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+            raise UserError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must not be negative "
+                "and must leave images to train on: their sum must be below 1"
+            )
+        self.source = source
+        self.preprocessing = Preprocessing((height, width), resize, crop_pct, interpolation, channels)
+        self.augmentation = Augmentation(self.preprocessing, **(augment or {}))
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.split_file = split_file
+        self.on_error = on_error
+        self.check = check
+        self.drop_last = drop_last
+        self.seed = seed
+        self.given_classes = classes
+        self.test_split = "test"
+        self.skipped: list[Problem] = []
+        self.samples: Samples
+        self.split: Split = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the labels."""
+        return self.samples.classes
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """List, check and split the samples, once."""
+        if self.split:
+            return
+        samples, problems = self.source.read(self.given_classes)
+        found = len(samples) + len(problems)
+        samples, unusable = check_images(samples, self.check)
+        problems += unusable
+        if problems and self.on_error == "raise":
+            refuse(problems, found)
+        self.skipped = problems
+        if problems:
+            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", len(problems), found)
+        if len(samples) == 0:
+            raise UserError(f"{self.source.root} has no usable sample: name another folder with data.root=...")
+        if len(samples.classes) < 2:
+            raise UserError(
+                f"{self.source.root} has one class only ({samples.classes[0]!r}): a classifier needs two at least"
+            )
+        self.samples = samples
+        if self.split_file is not None:
+            self.split = read_split(Path(self.split_file), samples)
+        else:
+            self.split = split_samples(samples, self.val_fraction, self.test_fraction, self.split_seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rows = self.split.get("train", ())
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        if len(rows) < self.batch_size * world_size:
+            processes = f" on each of {world_size} processes" if world_size > 1 else ""
+            fitting = max(1, len(rows) // world_size)
+            raise UserError(
+                f"batch size {self.batch_size}{processes} is larger than the {len(rows)} training images: "
+                f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
+            )
+        dataset = ImageDataset(self.samples, self.split["train"], self.augmentation, self.seed)
+        sampler = EpochSampler(
+            len(rows),
+            self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            world_size=world_size,
+            drop_last=self.drop_last,
+        )
+        return ResumableLoader(dataset, sampler, **self._loader_settings())
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self.eval_dataloader("val") if "val" in self.split else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.eval_dataloader(self.test_split)
+
+    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+        """Batches of a part of the data (or of `all`) in the table's order, not augmented.
+
+        Raises:
+            UserError: The data has no such part, or it has fewer images than there are processes.
+        """
+        rows = self.rows(split)
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        if len(rows) < world_size:
+            raise UserError(f"{split} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
+        return DataLoader(
+            ImageDataset(self.samples, rows, self.preprocessing, self.seed),
+            batch_size=self.batch_size,
+            sampler=ShardSampler(
+                len(rows),
+                rank=self.trainer.global_rank if self.trainer is not None else 0,
+                world_size=world_size,
+            ),
+            **self._loader_settings(),
+        )
+
+    def rows(self, split: str) -> np.ndarray:
+        """int64 rows of the Samples table that are in a part of the data, or in `all`."""
+        if split == "all":
+            return np.arange(len(self.samples))
+        if split not in self.split:
+            known = [*self.split, "all"]
+            raise UserError(f"{self.source.root} has no {split} part: use split=..., {did_you_mean(split, known)}")
+        return self.split[split]
+
+    def _loader_settings(self) -> dict[str, Any]:
+        workers = worker_count(self.num_workers, self.trainer.num_devices if self.trainer is not None else 1)
+        on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
+        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
+
+
+def worker_count(num_workers: int | str, processes: int = 1) -> int:
+    """Reading processes for each of `processes` on this machine: as given, or for `auto` a share of the cores."""
+    if isinstance(num_workers, int):
+        return num_workers
+    if num_workers != "auto":
+        raise UserError(f"data.num_workers={num_workers} must be a number or auto")
+    # affinity counts what a container or SLURM grants, but exists on Linux alone
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores // processes, 16)

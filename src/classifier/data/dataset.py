@@ -1,0 +1,47 @@
+"""Rows of a Samples table -> uint8 images with labels and indices."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from classifier.data.decode import Box
+from classifier.data.samples import Samples
+from classifier.seeding import seed_place
+
+
+class ReadImage(Protocol):
+    """`Preprocessing` or `Augmentation`."""
+
+    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor: ...
+
+
+class ImageDataset(Dataset[dict[str, torch.Tensor]]):
+    """The samples at `rows`, read by `read`.
+
+    An item is asked for by (epoch, row) in training, where all random draws are a function of (seed, epoch, row),
+    and by the row alone otherwise.
+
+    Returns, for an item: `image` uint8 (C, H, W), `label` int64 (), `index` int64 (), the row in `samples`.
+    """
+
+    def __init__(self, samples: Samples, rows: np.ndarray, read: ReadImage, seed: int = 0) -> None:
+        self.samples = samples
+        self.rows = rows
+        self.read = read
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, position = key if isinstance(key, tuple) else (0, key)
+        row = int(self.rows[position])
+        seed_place(self.seed, epoch, row)
+        return {
+            "image": self.read(self.samples.path(row), self.samples.box(row)),
+            "label": torch.tensor(self.samples.labels[row]),
+            "index": torch.tensor(row),
+        }

@@ -1,0 +1,69 @@
+"""The data modules that configs name: each gives the common one its source."""
+
+from pathlib import Path
+from typing import Unpack
+
+from classifier.data.datamodule import ClassificationDataModule, DataSettings
+from classifier.data.digits import DigitsSource
+from classifier.data.folder import FolderSource
+from classifier.data.stanford_dogs import URL, StanfordDogsSource
+from classifier.data.voc import VocSource
+
+
+class ImageFolderDataModule(ClassificationDataModule):
+    """root/<class>/*.jpg, split for you; or root/{train,val,test}/<class>, taken as they are. See `FolderSource`."""
+
+    def __init__(self, root: str | Path, **settings: Unpack[DataSettings]) -> None:
+        super().__init__(FolderSource(Path(root)), **settings)
+
+
+class AnnotationCropDataModule(ClassificationDataModule):
+    """One sample per box of PASCAL VOC XML files, cropped while decoding. See `VocSource`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str = "images",
+        annotations: str = "annotations",
+        objects: str = "all",
+        margin: float = 0.0,
+        class_from: str = "name",
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        source = VocSource(
+            Path(root),
+            images=images,
+            annotations=annotations,
+            objects=objects,
+            margin=margin,
+            class_from=class_from,
+        )
+        super().__init__(source, **settings)
+
+
+class StanfordDogsDataModule(ClassificationDataModule):
+    """Stanford Dogs, cropped by its boxes; downloaded once. See `StanfordDogsSource`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        download: bool = True,
+        url: str = URL,
+        sha256: dict[str, str] | None = None,
+        objects: str = "largest",
+        margin: float = 0.0,
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        source = StanfordDogsSource(
+            Path(root), download=download, url=url, sha256=sha256, objects=objects, margin=margin
+        )
+        super().__init__(source, **settings)
+
+
+class DigitsDataModule(ClassificationDataModule):
+    """Scikit-learn's handwritten digits, written once as an image folder. See `DigitsSource`."""
+
+    def __init__(self, root: str | Path = "data/digits", **settings: Unpack[DataSettings]) -> None:
+        super().__init__(DigitsSource(Path(root)), **settings)

@@ -1,0 +1,112 @@
+"""Where to cut and how to change an image: drawn at random for training, from stored numbers for everything else."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import Compose
+
+from classifier.data.decode import INTERPOLATIONS, Box, Region, decode
+from classifier.errors import UserError, did_you_mean
+
+RESIZE_MODES = ("crop", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input outside of training; kept in every checkpoint.
+
+    Args:
+        image_size: Height and width, in pixels.
+        resize: `crop` cuts the middle in the wanted shape, `squash` keeps everything and gives up the shape.
+        crop_pct: Share of the short side that `crop` keeps, 0 to 1.
+        interpolation: One of `INTERPOLATIONS`.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    image_size: tuple[int, int]
+    resize: str = "crop"
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZE_MODES:
+            raise UserError(f"data.resize={self.resize} is unknown: {did_you_mean(self.resize, RESIZE_MODES)}")
+        if self.interpolation not in INTERPOLATIONS:
+            hint = did_you_mean(self.interpolation, INTERPOLATIONS)
+            raise UserError(f"data.interpolation={self.interpolation} is unknown: {hint}")
+        if self.channels not in (1, 3):
+            raise UserError(f"data.channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+        if not 0 < self.crop_pct <= 1:
+            raise UserError(f"data.crop_pct={self.crop_pct} must lie above 0 and at most at 1")
+        if min(self.image_size) < 1:
+            raise UserError(f"data.image_size={list(self.image_size)} must be positive")
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":
+        return cls(**{**numbers, "image_size": tuple(numbers["image_size"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "image_size": list(self.image_size)}
+
+    def region(self, width: int, height: int) -> Region:
+        if self.resize == "squash":
+            return (0.0, 0.0, float(width), float(height))
+        target_height, target_width = self.image_size
+        scale = min(width / target_width, height / target_height) * self.crop_pct
+        w, h = target_width * scale, target_height * scale
+        left, top = (width - w) / 2, (height - h) / 2
+        return (left, top, left + w, top + h)
+
+    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
+        """Read `path` as uint8 (channels, height, width)."""
+        return decode(path, box, self.region, self.image_size, interpolation=self.interpolation, channels=self.channels)
+
+
+class Augmentation:
+    """Reads an image for training: a random crop, cut while decoding, then torchvision v2 transforms.
+
+    All randomness comes from torch's global generator, which the dataset seeds for each sample.
+
+    Args:
+        preprocessing: Gives the size; and the crop, where `crop` is None.
+        crop: `scale` (min, max share of the area) and `ratio` (min, max of width / height) of
+            torchvision's RandomResizedCrop.
+        transforms: Name -> config of a transform on a uint8 tensor (C, H, W), applied in this order; None is skipped.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        crop: Mapping[str, Any] | None = None,
+        transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.crop = crop
+        steps = [hydra.utils.instantiate(config) for config in (transforms or {}).values() if config is not None]
+        self.transform = Compose(steps) if steps else None
+
+    def region(self, width: int, height: int) -> Region:
+        if self.crop is None:
+            return self.preprocessing.region(width, height)
+        shape = torch.empty((1, height, width), device="meta")  # get_params reads no more than the size
+        top, left, h, w = RandomResizedCrop.get_params(shape, list(self.crop["scale"]), list(self.crop["ratio"]))
+        return (float(left), float(top), float(left + w), float(top + h))
+
+    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
+        """Read `path` as uint8 (channels, height, width), a new draw at each call."""
+        numbers = self.preprocessing
+        image = decode(
+            path,
+            box,
+            self.region,
+            numbers.image_size,
+            interpolation=numbers.interpolation,
+            channels=numbers.channels,
+        )
+        return image if self.transform is None else self.transform(image)

@@ -1,0 +1,41 @@
+"""Pictures for TensorBoard and the run directory; drawn without a screen."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+
+READABLE_CLASSES = 30  # above that, names and numbers in a confusion matrix only smear
+
+
+def image_grid(images: torch.Tensor, titles: Sequence[str], columns: int = 8) -> Figure:
+    """Images uint8 (N, C, H, W) with a title each."""
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    for number, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+        axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
+    """Confusion matrix int64 (K, K), true class by predicted class, coloured by the share of each true class."""
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    readable = len(classes) <= READABLE_CLASSES
+    side = 3 + 0.45 * len(classes) if readable else 12
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if readable:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        for row, column in confusion.nonzero().tolist():
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=color, fontsize=8)
+    return figure

@@ -1,0 +1,75 @@
+"""A config -> a network, with the statistics of its input."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hydra
+import torch
+from torch import nn
+
+from classifier.errors import UserError
+from classifier.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+
+
+def build_model(
+    config: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: Sequence[int]
+) -> tuple[Normalize, nn.Module]:
+    """Build a network and the normalisation that belongs before it.
+
+    Args:
+        config: `_target_` and arguments of a network; `mean` and `std` (one number a channel, or null for those the
+            weights were trained with, ImageNet's where there are none).
+        num_classes, in_chans, image_size: Of the data; the network's last and first layers are made for them.
+
+    Raises:
+        UserError: The network does not exist or does not take the arguments.
+    """
+    settings = dict(config)
+    mean, std = settings.pop("mean", None), settings.pop("std", None)
+    network = _instantiate(settings, num_classes=num_classes, in_chans=in_chans, image_size=list(image_size))
+    published = getattr(network, "pretrained_cfg", {})
+    mean = _per_channel(mean or published.get("mean", IMAGENET_MEAN), in_chans, "mean")
+    std = _per_channel(std or published.get("std", IMAGENET_STD), in_chans, "std")
+    return Normalize(mean, std), network
+
+
+def _instantiate(settings: dict[str, Any], **arguments: Any) -> nn.Module:
+    try:
+        network: nn.Module = hydra.utils.instantiate(settings, **arguments, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if isinstance(error.__cause__, (TypeError, ImportError, AttributeError)) or error.__cause__ is None:
+            raise UserError(f"cannot build the model: {error}") from error
+        raise
+    return network
+
+
+def _per_channel(values: Sequence[float], channels: int, key: str) -> list[float]:
+    numbers = [float(value) for value in values]
+    if channels == 1 and len(numbers) == 3:
+        numbers = [sum(numbers) / 3]
+    if len(numbers) != channels:
+        raise UserError(f"model.{key}={numbers} has {len(numbers)} numbers for {channels} channels")
+    return numbers
+
+
+@torch.no_grad()
+def require_image_size(network: nn.Module, in_chans: int, image_size: Sequence[int]) -> None:
+    """Try the network on one empty image.
+
+    Raises:
+        UserError: It does not take this size.
+    """
+    training = network.training
+    parameter = next(network.parameters())
+    image = torch.zeros(1, in_chans, *image_size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        network.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels "
+            f"({str(error).splitlines()[0]}): use another data.image_size"
+        ) from error
+    finally:
+        network.train(training)

@@ -1,0 +1,79 @@
+"""A convolutional network that fits in one's head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from classifier.errors import UserError
+
+
+class SimpleCNN(nn.Module):
+    """Stages of 3x3 convolutions, each followed by 2x2 max pooling, then a head.
+
+    Args:
+        num_classes: Width of the output.
+        in_chans: Channels of the input.
+        image_size: Height and width of the input, in pixels; `head=flatten` is made for just this size.
+        widths: Output channels of each stage.
+        depth: Convolutions in each stage.
+        batch_norm: BatchNorm between convolution and ReLU (the convolution then has no bias).
+        head: `flatten` feeds every position of the last feature map to the head, `avg` their mean.
+        hidden: Width of each dense layer before the last.
+        drop_rate: Dropout before the last layer.
+        pretrained: Only False: there are no published weights.
+
+    Raises:
+        UserError: The image is too small to be halved `len(widths)` times, or `pretrained` is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_chans: int = 3,
+        image_size: Sequence[int] = (64, 64),
+        widths: Sequence[int] = (32, 64),
+        depth: int = 1,
+        batch_norm: bool = True,
+        head: str = "flatten",
+        hidden: Sequence[int] = (100,),
+        drop_rate: float = 0.2,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        if pretrained:
+            raise UserError(
+                "SimpleCNN has no pretrained weights: use model.pretrained=false, or init_from=... for yours"
+            )
+        if head not in ("flatten", "avg"):
+            raise UserError(f"model.head={head} is unknown: choose flatten or avg")
+        height, width = (side >> len(widths) for side in image_size)
+        if height < 1 or width < 1:
+            raise UserError(
+                f"SimpleCNN halves the image {len(widths)} times, so data.image_size={list(image_size)} is too small: "
+                f"use data.image_size={1 << len(widths)} or more, or fewer model.widths"
+            )
+        stages: list[nn.Module] = []
+        channels = in_chans
+        for stage_width in widths:
+            for _ in range(depth):
+                stages.append(nn.Conv2d(channels, stage_width, 3, padding=1, bias=not batch_norm))
+                if batch_norm:
+                    stages.append(nn.BatchNorm2d(stage_width))
+                stages.append(nn.ReLU(inplace=True))
+                channels = stage_width
+            stages.append(nn.MaxPool2d(2))
+        stages += [nn.AdaptiveAvgPool2d(1)] if head == "avg" else []
+        self.features = nn.Sequential(*stages, nn.Flatten())
+        features = channels * (1 if head == "avg" else height * width)
+        layers: list[nn.Module] = []
+        for hidden_width in hidden:
+            layers += [nn.Linear(features, hidden_width), nn.ReLU(inplace=True)]
+            features = hidden_width
+        self.head = nn.Sequential(*layers, nn.Dropout(drop_rate), nn.Linear(features, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float (B, in_chans, H, W) -> logits (B, num_classes)."""
+        logits: torch.Tensor = self.head(self.features(images))
+        return logits

@@ -1,0 +1,170 @@
+"""Checkpoints: written whole or not at all, opened without running code, good for eval, predict and resume alone."""
+
+import os
+import pickle
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytorch_lightning as pl
+import timm
+import torch
+import torchvision
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+import classifier
+from classifier.errors import UserError
+from classifier.training.module import ImageClassifier
+
+RUN_KEY = "run"  # of what `RunRecord` adds
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a file under its final name is always whole.
+
+    (Lightning writes into the system's temporary folder and moves: a copy, where that is another disk.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.part")
+        try:
+            with scratch.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            scratch.unlink(missing_ok=True)
+            kept = "the previous one is unharmed" if target.exists() else "there was none before"
+            raise UserError(
+                f"cannot write the checkpoint {target} ({error}); {kept}. "
+                f"Make room, then continue with resume={target.parent.parent}"
+            ) from error
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose memory of the best survives that the run directory was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        folder = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        here = {
+            **state_dict,
+            "dirpath": self.dirpath,
+            "best_model_path": moved(state_dict["best_model_path"]),
+            "kth_best_model_path": moved(state_dict["kth_best_model_path"]),
+            "last_model_path": moved(state_dict["last_model_path"]),
+            "best_k_models": {moved(path): score for path, score in state_dict["best_k_models"].items()},
+        }
+        super().load_state_dict(here)
+
+
+class RunRecord(pl.Callback):
+    """Puts into each checkpoint what the run was: config, data fingerprint, metrics and versions.
+
+    Args:
+        config: The resolved run config, plain values.
+        fingerprint: Of the run's samples, see `Samples.fingerprint`.
+    """
+
+    def __init__(self, config: Mapping[str, Any], fingerprint: str) -> None:
+        self.record = {"config": dict(config), "data_fingerprint": fingerprint, "versions": versions()}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        checkpoint[RUN_KEY] = {**self.record, "metrics": metrics}
+
+
+def versions() -> dict[str, str]:
+    """Library -> version."""
+    modules = (classifier, torch, torchvision, pl, timm, numpy)
+    return {"python": platform.python_version()} | {module.__name__: str(module.__version__) for module in modules}
+
+
+def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
+    """Open a checkpoint of this project on the CPU; nothing in it is executed.
+
+    Args:
+        key: The override that named it, for messages.
+
+    Raises:
+        UserError: The file is missing, cut off, no checkpoint, holds code, or was written by something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise UserError(
+                f"{key}={path} is refused: it holds more than tensors and plain values, and opening it could run code"
+            ) from error
+        raise UserError(f"{key}={path} is no checkpoint: name one that src/train.py wrote") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{key}={path} cannot be read, it is cut off or no checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
+    return checkpoint
+
+
+def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
+    """The model of a checkpoint, on the CPU and ready to evaluate; and the checkpoint.
+
+    Raises:
+        UserError: The file cannot be used, see `read_checkpoint`, or its weights do not fit its config.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        model = ImageClassifier(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"ckpt_path={path} holds another kind of model than this version builds ({str(error).splitlines()[0]})"
+        ) from error
+    return model.eval(), checkpoint
+
+
+def init_from(model: pl.LightningModule, path: Path) -> str:
+    """Copy weights of equal name and shape from a checkpoint into `model`; return an account of the rest.
+
+    Raises:
+        UserError: The file cannot be used, or none of its weights fits.
+    """
+    source: dict[str, torch.Tensor] = read_checkpoint(path, "init_from")["state_dict"]
+    target = model.state_dict()
+    reshaped = [name for name in source if name in target and source[name].shape != target[name].shape]
+    missing = [name for name in target if name not in source]
+    unused = [name for name in source if name not in target]
+    matched = {name: value for name, value in source.items() if name in target and name not in reshaped}
+    if not any(name.startswith("network.") for name in matched):
+        raise UserError(f"init_from={path} fits none of the network's weights: is it another kind of model?")
+    model.load_state_dict(matched, strict=False)
+    lines = [f"init_from={path}: {len(matched)} of {len(target)} tensors matched"]
+    for title, names in (
+        ("made new, as the shapes differ", reshaped),
+        ("made new, as the file lacks them", missing),
+        ("left unused", unused),
+    ):
+        if names:
+            shown = ", ".join(_with_shapes(name, source, target) for name in names[:5])
+            lines.append(f"  {title}: {shown}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
+    return "\n".join(lines)
+
+
+def _with_shapes(name: str, source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> str:
+    if name in source and name in target:
+        return f"{name} {tuple(source[name].shape)} -> {tuple(target[name].shape)}"
+    return name

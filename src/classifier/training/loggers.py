@@ -1,0 +1,113 @@
+"""TensorBoard events and metrics.csv, straight in the run directory."""
+
+import csv
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's TensorBoardLogger for one run directory.
+
+    Args:
+        save_dir: The run directory.
+        log_graph: Show the network's graph.
+    """
+
+    def __init__(self, save_dir: str, log_graph: bool = True) -> None:
+        super().__init__(save_dir, name="", version="", log_graph=log_graph, default_hp_metric=False)
+
+    @rank_zero_only
+    def log_run(self, settings: Mapping[str, Any], metrics: list[str]) -> None:
+        """Fill the HPARAMS tab: the settings, and the names of the metrics whose own curves give the values."""
+        shown = {key: value for key, value in _flatten(settings) if isinstance(value, (bool, int, float, str))}
+        for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def log_graph(self, model: pl.LightningModule, input_array: torch.Tensor | None = None) -> None:  # type: ignore[override]
+        with warnings.catch_warnings():
+            # TensorBoard's graph is a trace, and torch calls tracing deprecated at each call
+            warnings.simplefilter("ignore", FutureWarning)
+            super().log_graph(model, input_array)
+        self._log_graph = False  # the test after the fit need not show it again
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Nothing beside the events: config.yaml has the hyper-parameters."""
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value) if isinstance(value, list) else value
+
+
+class EpochCSVLogger(Logger):
+    """Keeps what is logged once an epoch in `save_dir`/metrics.csv, rewritten whole, so that it is never torn.
+
+    A resumed run replaces the rows of the epochs it repeats. (Lightning's CSVLogger writes a row for each call, and
+    starts anew on resume.)
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.rows: dict[int, dict[str, str]] | None = None
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml beside it has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if "epoch" not in metrics or any(name.endswith("_step") for name in metrics):
+            return  # logged within an epoch
+        if self.rows is None:
+            self.rows = self._read()
+        epoch = int(metrics["epoch"])
+        row = self.rows.setdefault(epoch, {"epoch": str(epoch)})
+        row.update({name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"})
+        if step is not None:
+            row["step"] = str(step)
+        self._write(self.rows)
+
+    def _read(self) -> dict[int, dict[str, str]]:
+        if not self.path.exists():
+            return {}
+        with self.path.open(newline="") as file:
+            return {
+                int(row["epoch"]): {key: value for key, value in row.items() if value} for row in csv.DictReader(file)
+            }
+
+    def _write(self, rows: dict[int, dict[str, str]]) -> None:
+        names = sorted({name for row in rows.values() for name in row} - {"epoch", "step"})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.path.with_name(".metrics.csv.part")
+        with scratch.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", "step", *names], restval="")
+            writer.writeheader()
+            writer.writerows(rows[epoch] for epoch in sorted(rows))
+        scratch.replace(self.path)

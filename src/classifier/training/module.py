@@ -1,0 +1,156 @@
+"""The one LightningModule."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from classifier.data.transforms import Preprocessing
+from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
+from classifier.models import build_model, require_image_size
+from classifier.seeding import seed_place
+from classifier.training.optim import build_optimizer, build_scheduler, forget_length
+
+Batch = dict[str, torch.Tensor]
+
+
+def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's config that loads nothing: a checkpoint brings its own weights, and opening one needs no hub."""
+    loading = {"pretrained": False, "weights": None, "checkpoint_path": None}
+    return {**model, **{key: value for key, value in loading.items() if key in model}}
+
+
+class ImageClassifier(pl.LightningModule):
+    """A network with its normalisation, loss, metrics and optimiser, built from plain values.
+
+    So a checkpoint holds plain values too: `ImageClassifier.load_from_checkpoint(path)` needs no argument, and torch
+    opens the file with `weights_only=True`.
+
+    Args:
+        model: `_target_` and arguments of a network, see `build_model`.
+        classes: Names, in the order of the labels.
+        preprocessing: How images were read, as `Preprocessing.to_dict` gives it.
+        optimizer: `_target_` and arguments of an optimiser; None where nothing is trained.
+        scheduler: `_target_` and arguments of a schedule in `optim`; None for a constant rate.
+        loss: `label_smoothing`, 0 to 1, for training alone.
+        seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Mapping[str, Any],
+        classes: Sequence[str],
+        preprocessing: Mapping[str, Any],
+        optimizer: Mapping[str, Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
+        loss: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.hparams["model"] = without_weights(model)  # what checkpoints keep
+        self.preprocessing = Preprocessing.from_dict(preprocessing)
+        self.classes = tuple(classes)
+        self.label_smoothing = float((loss or {}).get("label_smoothing", 0.0))
+        channels, size = self.preprocessing.channels, self.preprocessing.image_size
+        self.normalize, self.network = build_model(model, num_classes=len(classes), in_chans=channels, image_size=size)
+        self.train_metrics = TrainMetrics()
+        self.eval_metrics = EvalMetrics(len(classes))
+        self.confusion: torch.Tensor | None = None
+        self.evaluated_split = "test"
+        self.example_input_array = torch.zeros(1, channels, *size, dtype=torch.uint8)
+
+    @property
+    def metric_names(self) -> set[str]:
+        """What can be monitored."""
+        names = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
+        return names | {"val/acc_top5"} if len(self.classes) > 5 else names
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images uint8 (B, C, H, W) -> logits float (B, K)."""
+        logits: torch.Tensor = self.network(self.normalize(images))
+        return logits
+
+    def setup(self, stage: str) -> None:
+        require_image_size(self.network, self.preprocessing.channels, self.preprocessing.image_size)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        seed_place(self.hparams["seed"], self.current_epoch, batch_idx, self.global_rank)
+        if self.device.type != "cpu":
+            torch.manual_seed(torch.initial_seed())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        logits, labels = self(batch["image"]), batch["label"]
+        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        loss = losses.mean()
+        self.train_metrics.update(logits.detach(), labels, losses.detach())
+        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss_step", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._log_results("train", self.train_metrics)
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.trainer.callback_metrics[self.hparams["scheduler"]["monitor"]])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_results("val", self.eval_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        return self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_results(self.evaluated_split, self.eval_metrics)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:
+        """Probabilities, float (B, K); None for a batch without an image."""
+        if batch["image"] is None:
+            return None
+        probabilities: torch.Tensor = self(batch["image"]).float().softmax(1)
+        return probabilities
+
+    def _evaluate(self, batch: Batch) -> torch.Tensor:
+        """Count a batch; return its logits, float (B, K). The loss is the plain cross entropy."""
+        logits: torch.Tensor = self(batch["image"]).float()
+        losses = functional.cross_entropy(logits, batch["label"], reduction="none")
+        self.eval_metrics.update(logits, batch["label"], losses)
+        return logits
+
+    def _log_results(self, split: str, metrics: TrainMetrics) -> None:
+        results = metrics.compute()
+        metrics.reset()
+        self.confusion = results.pop("confusion", self.confusion)
+        for name, value in results.items():
+            # the counts are summed over processes already
+            self.log(f"{split}/{name}", value.float(), prog_bar=name in ("loss", "acc"), sync_dist=False)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for state in checkpoint.get("lr_schedulers", ()):
+            forget_length(state)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
+        if self.hparams["scheduler"] is None:
+            return optimizer
+        total_steps = self.trainer.estimated_stepping_batches
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, total_steps, total_steps / epochs)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning would step it after the checkpoint of the epoch is written, and a resumed run would miss that
+            # step: `on_train_epoch_end` takes it, and Lightning only keeps its state
+            never = 1 << 62
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "frequency": never, "strict": False,
+                                 "monitor": self.hparams["scheduler"]["monitor"]},
+            }  # fmt: skip
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

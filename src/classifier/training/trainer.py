@@ -1,0 +1,88 @@
+"""A config -> Lightning's Trainer, with its refusals put into words."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from classifier.errors import UserError
+from classifier.training.checkpoint import AtomicCheckpointIO
+
+# advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
+# over processes, and a short epoch's loss is logged each epoch
+NOISE = (
+    ".*does not have many workers.*",
+    ".*Consider increasing the value of the `num_workers` argument.*",
+    ".*sync_dist=True.*",
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*it is recommended to use `self.log.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+)
+
+
+def quiet() -> None:
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Build the Trainer of a run, with its callbacks and loggers.
+
+    Raises:
+        UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
+    """
+    callbacks = [_build(config, "callbacks") for config in settings["callbacks"].values() if config is not None]
+    loggers = [_build(config, "logger") for config in settings["logger"].values() if config is not None]
+    return make_trainer(settings["trainer"], run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
+
+
+def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.Trainer:
+    """Instantiate the `trainer` section.
+
+    Raises:
+        UserError: As `build_trainer`.
+    """
+    quiet()
+    _require_precision(str(config["precision"]), str(config["accelerator"]))
+    trainer = _build(config, "trainer", plugins=[AtomicCheckpointIO()], default_root_dir=str(run_dir), **arguments)
+    assert isinstance(trainer, pl.Trainer)
+    return trainer
+
+
+def _build(config: dict[str, Any], section: str, **arguments: Any) -> Any:
+    try:
+        return hydra.utils.instantiate(config, **arguments, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, MisconfigurationException):
+            raise UserError(
+                f"{' '.join(str(cause).split())} This machine has {_devices()}: {_advice(config)}"
+            ) from error
+        raise UserError(f"cannot build {section}: {str(error).splitlines()[0]}") from error
+
+
+def _devices() -> str:
+    count = torch.cuda.device_count()
+    return f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
+
+
+def _advice(config: dict[str, Any]) -> str:
+    if torch.cuda.is_available():
+        return f"use trainer.devices={torch.cuda.device_count()}, or trainer=cpu"
+    return (
+        "use trainer=cpu" if config.get("accelerator") != "cpu" else "check trainer.devices, .strategy and .precision"
+    )
+
+
+def _require_precision(precision: str, accelerator: str) -> None:
+    on_gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if precision.startswith("16") and not on_gpu and not torch.backends.mps.is_available():
+        # Lightning takes bf16 instead, with no more than a warning
+        raise UserError(f"trainer.precision={precision} needs a GPU: use trainer.precision=bf16-mixed or 32-true")
+    if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"trainer.precision={precision} is not supported by this GPU: use trainer.precision=16-mixed")

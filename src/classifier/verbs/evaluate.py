@@ -1,0 +1,119 @@
+"""A checkpoint on labelled images -> metrics.json and predictions.csv."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import RichProgressBar
+
+from classifier.config import new_run_dir, plain, run_dir_of
+from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.samples import UNASSIGNED
+from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
+from classifier.training.checkpoint import RUN_KEY, open_model
+from classifier.training.module import Batch, ImageClassifier
+from classifier.training.trainer import make_trainer
+
+log = logging.getLogger(__name__)
+
+
+class PredictionRows(pl.Callback):
+    """Collects index, label and the k likeliest classes of each tested image, of all processes."""
+
+    def __init__(self, classes: tuple[str, ...], top_k: int) -> None:
+        self.classes = classes
+        self.top_k = min(top_k, len(classes))
+        self.rows: dict[int, list[str]] = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        probabilities = outputs.softmax(1).cpu()
+        for index, label, row in zip(batch["index"].tolist(), batch["label"].tolist(), probabilities, strict=True):
+            self.rows[index] = [*top_labels(row, self.classes, self.top_k), self.classes[label]]
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            parts: list[dict[int, list[str]]] = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(parts, self.rows)
+            self.rows = {index: row for part in parts for index, row in part.items()}
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Evaluate `ckpt_path` on a part of the data; return what metrics.json holds.
+
+    Args:
+        config: As configs/eval.yaml composes it with the checkpoint's own data section.
+
+    Raises:
+        UserError: Wrong input.
+    """
+    settings = plain(config)
+    path = Path(settings["ckpt_path"])
+    model, checkpoint = open_model(path)
+    run_dir = run_dir_of(path)
+    datamodule = _data_of(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
+    datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
+    rows = datamodule.rows(datamodule.test_split)
+    collector = PredictionRows(model.classes, settings["top_k"])
+    trainer = make_trainer(
+        settings["trainer"],
+        run_dir,
+        callbacks=[RichProgressBar(leave=False), collector],
+        logger=False,
+        enable_model_summary=False,
+    )
+    log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
+    trainer.test(model, datamodule=datamodule, verbose=False)
+    metrics = {
+        **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
+        "epoch": checkpoint["epoch"] + 1,  # counted from 1, as in the run's metrics.json
+        "global_step": checkpoint["global_step"],
+    }
+    if trainer.is_global_zero:
+        output = Path(settings["output_dir"]) if settings["output_dir"] else new_run_dir(run_dir / "eval")
+        _write_predictions(output / "predictions.csv", datamodule, collector)
+        write_json(output / "metrics.json", metrics)
+        log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" in name))
+        log.info("in %s: metrics.json, predictions.csv", output)
+    return metrics
+
+
+def _data_of(
+    model: ImageClassifier, record: dict[str, Any], settings: dict[str, Any], split_file: Path
+) -> ClassificationDataModule:
+    """The data to evaluate on.
+
+    The run's own is divided as it was then, whatever was added to the folder since. Of another folder that has no
+    parts of its own, all images are new to the model, and all are evaluated by default.
+    """
+    same_root = settings.get("root") == record["config"]["data"].get("root")
+    if same_root and settings.get("split_file") is None and split_file.is_file():
+        settings = {**settings, "split_file": str(split_file)}
+    datamodule = build_datamodule(settings, classes=list(model.classes))
+    datamodule.setup()
+    if same_root and datamodule.samples.fingerprint() != record["data_fingerprint"]:
+        log.warning("%s is not as it was in training: files came, went or changed", datamodule.source.root)
+    divided = same_root or (datamodule.samples.splits != UNASSIGNED).any()
+    datamodule.test_split = "test" if divided else "all"
+    return datamodule
+
+
+def _write_predictions(path: Path, datamodule: ClassificationDataModule, collector: PredictionRows) -> None:
+    samples = datamodule.samples
+    boxes = [] if samples.boxes is None else ["x1", "y1", "x2", "y2"]
+    columns = ["path", "status", *label_columns(collector.top_k), "target", *boxes]
+    rows = (
+        [samples.relative_path(index), "ok", *collector.rows[index], *(samples.box(index) or ())]
+        for index in sorted(collector.rows)
+    )
+    write_table(path, columns, rows)

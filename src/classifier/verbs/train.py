@@ -1,0 +1,176 @@
+"""The training run, from a config to metrics."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from classifier.cli import override
+from classifier.config import new_run_dir, on_main_process, plain
+from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.split import write_split
+from classifier.errors import UserError, did_you_mean
+from classifier.evaluation.tables import rounded, write_json
+from classifier.training.checkpoint import RUN_KEY, RunRecord, init_from, read_checkpoint
+from classifier.training.loggers import RunTensorBoardLogger
+from classifier.training.module import ImageClassifier, without_weights
+from classifier.training.trainer import build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Train, test the best checkpoint, and return the metrics that metrics.json holds.
+
+    Args:
+        config: As configs/train.yaml composes it; with `resume` set, that of the run to go on with.
+
+    Raises:
+        UserError: Wrong input. What a new run has written by then is removed.
+    """
+    started = time.monotonic()
+    resuming = config.resume is not None
+    datamodule = build_datamodule(plain(config.data))
+    if resuming and (Path(config.resume) / "split.csv").is_file():
+        datamodule.split_file = str(Path(config.resume) / "split.csv")
+    datamodule.setup()
+    with _run_directory(config, resuming) as run_dir:
+        settings = plain(config)
+        last = run_dir / "checkpoints" / "last.ckpt"
+        if resuming and not last.exists():
+            log.warning("%s has no checkpoint yet: it starts from the beginning", run_dir)
+        ckpt_path = last if resuming and last.exists() else None
+        model = _build_model(settings, datamodule, new=ckpt_path is None)
+        _require_monitor(settings["monitor"], model, datamodule)
+        if settings["init_from"] is not None and ckpt_path is None:
+            log.info(init_from(model, Path(settings["init_from"])))
+        if ckpt_path is not None:
+            read_checkpoint(ckpt_path, key="resume")
+        record = RunRecord(settings, datamodule.samples.fingerprint())
+        trainer = build_trainer(settings, run_dir, extra_callbacks=[record])
+        if on_main_process():
+            _write_run_files(config, run_dir, datamodule)
+        _log_hyperparameters(trainer, settings)
+        with _child_command(run_dir, resuming):
+            trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
+        metrics["fit_seconds"] = round(time.monotonic() - started, 3)
+        if trainer.is_global_zero:
+            write_json(run_dir / "metrics.json", metrics)
+            _report(run_dir, metrics)
+    return metrics
+
+
+def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
+    network = settings["model"] if new else without_weights(settings["model"])
+    pl.seed_everything(settings["seed"], verbose=False)
+    return ImageClassifier(
+        model=network,
+        classes=list(datamodule.classes),
+        preprocessing=datamodule.preprocessing.to_dict(),
+        optimizer=settings["optimizer"],
+        scheduler=settings["scheduler"],
+        loss=settings["loss"],
+        seed=settings["seed"],
+    )
+
+
+def _require_monitor(monitor: str, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
+    if monitor not in model.metric_names:
+        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
+    if monitor.startswith("val/") and "val" not in datamodule.split:
+        raise UserError(
+            f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
+            "or monitor=train/loss mode=min"
+        )
+
+
+@contextmanager
+def _run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
+    """Make the run's directory and write it into the config; remove it again if wrong input ends the run early."""
+    if config.run_dir is not None:
+        run_dir = Path(config.run_dir)
+        if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
+            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
+        run_dir.mkdir(parents=True, exist_ok=True)
+    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
+        run_dir.mkdir(parents=True, exist_ok=True)
+    else:
+        run_dir = new_run_dir(Path(config.log_dir, config.name))
+    config.run_dir = str(run_dir)
+    try:
+        yield run_dir
+    except UserError:
+        for folder in (run_dir / "checkpoints", run_dir, run_dir.parent):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _write_run_files(config: DictConfig, run_dir: Path, datamodule: ClassificationDataModule) -> None:
+    stored = OmegaConf.create({**plain(config), "resume": None})
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(stored), encoding="utf-8")
+    write_split(run_dir / "split.csv", datamodule.samples, datamodule.split)
+    if datamodule.skipped:
+        lines = [f"{problem.path}\t{problem.reason}\n" for problem in datamodule.skipped]
+        (run_dir / "skipped.tsv").write_text(
+            "path\treason\n" + "".join(lines), encoding="utf-8", errors="surrogateescape"
+        )
+
+
+@contextmanager
+def _child_command(run_dir: Path, resuming: bool) -> Iterator[None]:
+    """Let processes that Lightning starts by this command line run this job alone, in this directory.
+
+    (It repeats sys.argv: a multirun would run whole again in the child, and `latest` could mean another run.)
+    """
+    original = list(sys.argv)
+    if HydraConfig.initialized() and not resuming:
+        sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", str(run_dir))]
+    try:
+        yield
+    finally:
+        sys.argv[:] = original
+
+
+def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
+    shown = {key: settings[key] for key in ("data", "model", "optimizer", "scheduler", "loss", "seed")}
+    metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
+    for logger in trainer.loggers:
+        if isinstance(logger, RunTensorBoardLogger):
+            logger.log_run({key: value for key, value in shown.items() if value is not None}, metrics)
+
+
+def _final_metrics(
+    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, test: bool
+) -> dict[str, float]:
+    """The metrics of the best checkpoint: those it holds, and its test."""
+    checkpoint = trainer.checkpoint_callback
+    best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+    progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    if best:
+        values = read_checkpoint(Path(best))[RUN_KEY]["metrics"]
+    if test and "test" in datamodule.split:
+        trainer.test(model, datamodule=datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
+        values |= {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    elif test:
+        log.warning("%s has no test part: nothing was tested", datamodule.source.root)
+    return {**rounded(values), **progress}
+
+
+def _report(run_dir: Path, metrics: dict[str, float]) -> None:
+    shown = [name for name in ("val/acc", "val/loss", "test/acc", "test/loss", "test/f1") if name in metrics]
+    log.info("%s", "  ".join(f"{name} {metrics[name]:.4f}" for name in shown))
+    log.info("in %s: checkpoints/best.ckpt, metrics.json, metrics.csv, config.yaml, split.csv", run_dir)

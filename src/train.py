@@ -1,0 +1,15 @@
+"""Train a classifier: python src/train.py experiment=dogs_resnet trainer.max_epochs=5"""
+
+from omegaconf import DictConfig
+
+from classifier.cli import main
+
+
+def train(config: DictConfig) -> object:
+    from classifier import verbs  # not at the top: `--help` does without torch
+
+    return verbs.train(config)
+
+
+if __name__ == "__main__":
+    main("train", train)
