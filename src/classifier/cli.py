@@ -1,5 +1,6 @@
 """What the entry points share: the command line in, an exit code out. Imports no torch."""
 
+import logging
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from classifier.config import CONFIG_DIR, find_checkpoint, find_run, offer_stored, stored_config
+from classifier.config import CONFIG_DIR, find_checkpoint, find_run, offer_stored, on_main_process, stored_config
 from classifier.errors import UserError, did_you_mean
 
 WRONG_INPUT = 2  # exit code
@@ -35,6 +36,8 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
 
     def run(config: DictConfig) -> Any:
         _restore("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
+        if not on_main_process():
+            logging.getLogger("classifier").setLevel(logging.WARNING)
         return task(config)
 
     arguments = sys.argv[1:]

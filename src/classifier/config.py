@@ -17,6 +17,9 @@ CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "c
 GROUPS = ("data", "augment", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 STORED = "checkpoint"  # the option of each group that holds a stored run's config
 
+# two values of which the first may be null; Hydra asks for it before a job, and so the experiment's name, is set
+OmegaConf.register_new_resolver("either", lambda first, second: second if first is None else first, replace=True)
+
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config as dict, list, str and numbers."""

@@ -135,6 +135,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.given_classes = classes
         self.test_split = "test"
         self.skipped: list[Problem] = []
+        self._train_loader: ResumableLoader | None = None
+        self._train_position: dict[str, int] | None = None
         self.samples: Samples
         self.split: Split = {}
 
@@ -196,7 +198,20 @@ class ClassificationDataModule(pl.LightningDataModule):
             world_size=world_size,
             drop_last=self.drop_last,
         )
-        return ResumableLoader(dataset, sampler, **self._loader_settings())
+        self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings())
+        if self._train_position is not None:
+            self._train_loader.load_state_dict(self._train_position)
+            self._train_position = None
+        return self._train_loader
+
+    # Lightning saves the state of a loader by itself, but does not restore it where the learning-rate schedule has
+    # asked for the number of steps before (2.6.6); the state of the data module it does.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_position = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.eval_dataloader("val") if "val" in self.split else []

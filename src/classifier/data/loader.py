@@ -78,10 +78,7 @@ class ShardSampler(SequentialSampler):
 
 
 class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
-    """A training loader that Lightning saves in a checkpoint and restores: a resumed epoch goes on where it stopped.
-
-    Lightning calls `state_dict` and `load_state_dict` on loaders that have them.
-    """
+    """A training loader that knows its place: a resumed epoch goes on where it stopped."""
 
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
         super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, **settings)

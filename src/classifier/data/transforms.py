@@ -88,7 +88,11 @@ class Augmentation:
     ) -> None:
         self.preprocessing = preprocessing
         self.crop = crop
-        steps = [hydra.utils.instantiate(config) for config in (transforms or {}).values() if config is not None]
+        steps = [
+            hydra.utils.instantiate(config, _convert_="all")
+            for config in (transforms or {}).values()
+            if config is not None
+        ]
         self.transform = Compose(steps) if steps else None
 
     def region(self, width: int, height: int) -> Region:

@@ -10,6 +10,7 @@ SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float6
 class TrainMetrics(Metric):
     """Mean loss and accuracy, as two sums: cheap enough for every step."""
 
+    STATES = ("count", "correct", "loss_sum")
     full_state_update = False
     count: torch.Tensor
     correct: torch.Tensor

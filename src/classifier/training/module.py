@@ -15,6 +15,7 @@ from classifier.models import build_model, require_image_size
 from classifier.seeding import seed_place
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 
+TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
 Batch = dict[str, torch.Tensor]
 
 
@@ -133,7 +134,13 @@ class ImageClassifier(pl.LightningModule):
             # the counts are summed over processes already
             self.log(f"{split}/{name}", value.float(), prog_bar=name in ("loss", "acc"), sync_dist=False)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        with self.train_metrics.sync_context():  # summed over processes
+            checkpoint[TRAIN_COUNTS] = {name: getattr(self.train_metrics, name).cpu() for name in TrainMetrics.STATES}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, count in checkpoint[TRAIN_COUNTS].items() if self.global_rank == 0 else ():
+            setattr(self.train_metrics, name, count.to(self.device))
         for state in checkpoint.get("lr_schedulers", ()):
             forget_length(state)
 

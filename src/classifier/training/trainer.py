@@ -1,5 +1,6 @@
 """A config -> Lightning's Trainer, with its refusals put into words."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ NOISE = (
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*it is recommended to use `self.log.*",
+    ".*method of metric .* was called before the ``update``.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
@@ -28,6 +30,8 @@ NOISE = (
 def quiet() -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # tips, and lines that the verbs say better
 
 
 def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -40,6 +40,8 @@ def train(config: DictConfig) -> dict[str, float]:
     """
     started = time.monotonic()
     resuming = config.resume is not None
+    if config.name is None:
+        config.name = str(HydraConfig.get().runtime.choices["experiment"])
     datamodule = build_datamodule(plain(config.data))
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
@@ -61,6 +63,7 @@ def train(config: DictConfig) -> dict[str, float]:
         if on_main_process():
             _write_run_files(config, run_dir, datamodule)
         _log_hyperparameters(trainer, settings)
+        _announce(trainer, model, datamodule, run_dir)
         with _child_command(run_dir, resuming):
             trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
@@ -168,6 +171,14 @@ def _final_metrics(
     elif test:
         log.warning("%s has no test part: nothing was tested", datamodule.source.root)
     return {**rounded(values), **progress}
+
+
+def _announce(trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path) -> None:
+    parts = ", ".join(f"{len(rows)} {name}" for name, rows in datamodule.split.items())
+    log.info("%s: %s images of %d classes", datamodule.source.root, parts, datamodule.num_classes)
+    device = trainer.strategy.root_device.type
+    log.info("%s on %s x %d, precision %s", type(model.network).__name__, device, trainer.world_size, trainer.precision)
+    log.info("%s", run_dir)
 
 
 def _report(run_dir: Path, metrics: dict[str, float]) -> None:

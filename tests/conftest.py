@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+from tests import generate
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/<class>/*.jpg, 3 classes of 20; not to be changed."""
+    return generate.image_folder(tmp_path_factory.mktemp("folder") / "photos")
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/{images,annotations}, 3 classes of 20; not to be changed."""
+    return generate.annotated(tmp_path_factory.mktemp("annotated") / "photos")
+
+
+@pytest.fixture(scope="session")
+def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The official layout of Stanford Dogs, 3 breeds of 8 + 3; not to be changed."""
+    return generate.stanford_dogs(tmp_path_factory.mktemp("dogs") / "stanford_dogs")

@@ -1,0 +1,123 @@
+"""Generated data sets: small pictures that a network can learn, in every layout that the data modules read."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+from sklearn.datasets import load_digits
+
+COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40), "white": (230, 230, 230)}
+CLASSES = ("blue", "green", "red")
+
+
+def picture(color: str, size: tuple[int, int] = (48, 40), seed: int = 0) -> Image.Image:
+    """Noise around a colour; `size` is (width, height)."""
+    noise = np.random.default_rng(seed).normal(0, 30, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(COLORS[color]) + noise, 0, 255).astype(np.uint8))
+
+
+def save(image: Image.Image, path: Path, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def image_folder(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20, seed: int = 0) -> Path:
+    """root/<class>/<number>.jpg"""
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            save(picture(name, seed=seed + 1000 * number + index), root / name / f"{index:03d}.jpg", quality=90)
+    return root
+
+
+def voc_xml(objects: Sequence[tuple[str, tuple[int, int, int, int]]], size: tuple[int, int], filename: str = "") -> str:
+    """A PASCAL VOC annotation; boxes are (xmin, ymin, xmax, ymax), 1-based and inclusive."""
+    parts = [
+        f"<object><name>{name}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for name, (x1, y1, x2, y2) in objects
+    ]
+    return (
+        f"<annotation><filename>{filename}</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
+        f"<depth>3</depth></size>{''.join(parts)}</annotation>"
+    )
+
+
+def annotated(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> Path:
+    """root/images/<class>_<number>.jpg with root/annotations/*.xml: a coloured patch at a random place on white."""
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            random = np.random.default_rng(1000 * number + index)
+            x, y = (int(value) for value in random.integers(0, (50, 30)))
+            image = picture("white", (80, 60), seed=index)
+            image.paste(picture(name, (30, 30), seed=index), (x, y))
+            stem = f"{name}_{index:03d}"
+            save(image, root / "images" / f"{stem}.jpg", quality=95)
+            xml = root / "annotations" / f"{stem}.xml"
+            xml.parent.mkdir(parents=True, exist_ok=True)
+            xml.write_text(voc_xml([(name, (x + 1, y + 1, x + 30, y + 30))], (80, 60), f"{stem}.jpg"))
+    return root
+
+
+BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02105855-Shetland_sheepdog")
+
+
+def stanford_dogs(root: Path, train: int = 8, test: int = 3, breeds: Sequence[str] = BREEDS) -> Path:
+    """The official layout: extension-less XML, .mat lists, two dogs in each first image, an RGBA PNG named .jpg."""
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for breed, color in zip(breeds, COLORS, strict=False):
+        for index in range(train + test):
+            stem = f"{breed.split('-')[0]}_{index + 1}"
+            image = picture("white", (120, 90), seed=index)
+            image.paste(picture(color, (60, 50), seed=index), (20, 30))
+            path = root / "Images" / breed / f"{stem}.jpg"
+            if breed == breeds[-1] and index == 0:
+                save(image.convert("RGBA"), path, format="PNG")
+            else:
+                save(image, path, quality=92)
+            objects = [(breed.split("-")[1], (21, 31, 80, 80))]
+            if index == 0:
+                objects.append((breed.split("-")[1], (1, 1, 19, 19)))
+            annotation = root / "Annotation" / breed / stem
+            annotation.parent.mkdir(parents=True, exist_ok=True)
+            annotation.write_text(voc_xml(objects, (120, 90), "%s"))
+            lists["train" if index < train else "test"].append(f"{breed}/{stem}.jpg")
+    for name, files in lists.items():
+        column = np.empty((len(files), 1), dtype=object)
+        column[:, 0] = files
+        savemat(root / f"{name}_list.mat", {"file_list": column})
+    return root
+
+
+def cluttered_digits(root: Path, count: int = 900, side: int = 96) -> Path:
+    """Handwritten digits pasted at random places on clutter of other digits' fragments, with VOC boxes.
+
+    root/images/<digit>/<number>.png and root/annotations/<digit>/<number>.xml, so that the images also form an image
+    folder.
+    """
+    digits = load_digits()
+    random = np.random.default_rng(0)
+    for index in range(count):
+        canvas = random.integers(0, 90, (side, side)).astype(np.uint8)
+        for _ in range(25):
+            fragment = np.rint(digits.images[random.integers(len(digits.images))] * 15.9).astype(np.uint8)
+            x, y = random.integers(0, side - 8, 2)
+            canvas[y : y + 5, x : x + 5] = np.maximum(canvas[y : y + 5, x : x + 5], fragment[:5, 3:8])
+        label = int(digits.target[index])
+        digit = Image.fromarray(np.rint(digits.images[index] * 15.9).astype(np.uint8)).resize((20, 20))
+        x, y = (int(value) for value in random.integers(0, side - 20, 2))
+        image = Image.fromarray(canvas)
+        image.paste(digit, (x, y))
+        save(image, root / "images" / str(label) / f"{index:04d}.png")
+        xml = root / "annotations" / str(label) / f"{index:04d}.xml"
+        xml.parent.mkdir(parents=True, exist_ok=True)
+        xml.write_text(voc_xml([(str(label), (x + 1, y + 1, x + 20, y + 20))], (side, side)))
+    return root
+
+
+def copy(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
