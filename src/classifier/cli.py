@@ -38,7 +38,10 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         _restore("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
         if not on_main_process():
             logging.getLogger("classifier").setLevel(logging.WARNING)
-        return task(config)
+        try:
+            return task(config)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
 
     arguments = sys.argv[1:]
     try:

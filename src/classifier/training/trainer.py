@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from classifier.errors import UserError
@@ -41,6 +42,10 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
         UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
     """
     callbacks = [_build(config, "callbacks") for config in settings["callbacks"].values() if config is not None]
+    if not settings["trainer"]["enable_progress_bar"]:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    if not settings["trainer"]["enable_model_summary"]:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
     loggers = [_build(config, "logger") for config in settings["logger"].values() if config is not None]
     return make_trainer(settings["trainer"], run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
