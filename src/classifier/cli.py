@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -19,6 +19,9 @@ from classifier.errors import UserError, did_you_mean
 
 WRONG_INPUT = 2  # exit code
 HELP = {"--help", "-h"}
+NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.batch_size", "data.num_workers", "data.image_size",
+               "data.val_fraction", "data.test_fraction", "optimizer.lr", "optimizer.weight_decay",
+               "trainer.max_epochs", "trainer.max_steps")  # fmt: skip
 # values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
 PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
              "data.split_file", "model.weights", "model.checkpoint_path")  # fmt: skip
@@ -39,10 +42,18 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         if not on_main_process():
             logging.getLogger("classifier").setLevel(logging.WARNING)
         try:
+            _require_numbers(config)
             return task(config)
+        except UserError as error:  # kept from Hydra, which would print its own account first
+            refusals.append(error)
+            return None
+        except MissingMandatoryValue as error:
+            refusals.append(UserError(_explain(error, verb)))
+            return None
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    refusals: list[UserError] = []
     arguments = sys.argv[1:]
     try:
         sys.argv[1:] = _quoted(arguments)
@@ -52,18 +63,26 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
             return
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
     except UserError as error:
-        _fail(_message(error), wanted)
+        refusals.append(error)
     except (HydraException, OmegaConfBaseException) as error:
         if _is_bug(error):
             raise
-        _fail(_explain(error, verb), wanted)
+        refusals.append(UserError(_explain(error, verb)))
+    finally:
+        _restore("HYDRA_FULL_ERROR", wanted)
+    for refusal in refusals:
+        if wanted == "1":
+            traceback.print_exception(refusal)
+        print(f"error: {_message(refusal)}", file=sys.stderr)
+    if refusals:
+        sys.exit(WRONG_INPUT)
 
 
-def _fail(message: str, full_error: str | None) -> NoReturn:
-    if full_error == "1":
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(WRONG_INPUT)
+def _require_numbers(config: DictConfig) -> None:
+    for key in NUMBER_KEYS:
+        value = OmegaConf.select(config, key, throw_on_missing=False)
+        if isinstance(value, str) and value != "auto":
+            raise UserError(f"{key}={value} must be a number")
 
 
 def _message(error: UserError) -> str:

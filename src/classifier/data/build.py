@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import hydra
-
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.errors import UserError
+from classifier.instantiate import build
 
 
 def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:
@@ -15,13 +13,6 @@ def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> Classific
     Raises:
         UserError: The config does not fit the data module, or the data cannot be had.
     """
-    try:
-        datamodule: ClassificationDataModule = hydra.utils.instantiate(
-            dict(settings), **arguments, _recursive_=False, _convert_="all"
-        )
-    except hydra.errors.InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise UserError(f"cannot build the data module: {str(error).splitlines()[0]} (data.*)") from error
+    datamodule: ClassificationDataModule = build(settings, "data", recursive=False, **arguments)
     datamodule.prepare_data()
     return datamodule

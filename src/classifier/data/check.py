@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classifier.data.decode import decode
+from classifier.data.decode import decode, image_problem
 from classifier.data.samples import Problem, Samples
 from classifier.errors import UserError, did_you_mean
 
@@ -77,7 +77,7 @@ def _size_or_problem(samples: Samples, row: int, check: str) -> tuple[int, int] 
         return image_size(samples.path(row), check)
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
         cause = error.__cause__ or error  # `decode` wraps it in advice that is for one file
-        return Problem(samples.relative_path(row), str(cause) or type(cause).__name__)
+        return Problem(samples.relative_path(row), image_problem(cause))
 
 
 def refuse(problems: list[Problem], count: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier.errors import UserError
 
@@ -92,11 +92,18 @@ def decode(
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets on damaged bytes: OSError, SyntaxError, ValueError, ...
         raise ImageError(
-            f"cannot read the image {path} ({type(error).__name__}: {error}): "
+            f"cannot read the image {path} ({image_problem(error)}): "
             "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
         ) from error
     array = np.array(pixels)  # a writable copy, as torch wants it
     return torch.from_numpy(array).reshape(height, width, channels).permute(2, 0, 1)
+
+
+def image_problem(error: BaseException) -> str:
+    """What is wrong with a file that Pillow could not read, without Pillow's internals."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a format that Pillow does not read"
+    return str(error) or type(error).__name__
 
 
 def _to_8bit(image: Image.Image, channels: int) -> Image.Image:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hydra
 import torch
 from torch import nn
 
 from classifier.errors import UserError
+from classifier.instantiate import build
 from classifier.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 
@@ -26,23 +26,13 @@ def build_model(
     """
     settings = dict(config)
     mean, std = settings.pop("mean", None), settings.pop("std", None)
-    network = _instantiate(settings, num_classes=num_classes, in_chans=in_chans, image_size=list(image_size))
+    network: nn.Module = build(
+        settings, "model", num_classes=num_classes, in_chans=in_chans, image_size=list(image_size)
+    )
     published = getattr(network, "pretrained_cfg", {})
     mean = _per_channel(mean or published.get("mean", IMAGENET_MEAN), in_chans, "mean")
     std = _per_channel(std or published.get("std", IMAGENET_STD), in_chans, "std")
     return Normalize(mean, std), network
-
-
-def _instantiate(settings: dict[str, Any], **arguments: Any) -> nn.Module:
-    try:
-        network: nn.Module = hydra.utils.instantiate(settings, **arguments, _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        if isinstance(error.__cause__, (TypeError, ImportError, AttributeError)) or error.__cause__ is None:
-            raise UserError(f"cannot build the model: {error}") from error
-        raise
-    return network
 
 
 def _per_channel(values: Sequence[float], channels: int, key: str) -> list[float]:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import platform
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytorch_lightning as pl
 import timm
 import torch
 import torchvision
+import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import classifier
+from classifier.data import ClassificationDataModule
+from classifier.data.split import write_split
 from classifier.errors import UserError
 from classifier.training.module import ImageClassifier
 
@@ -69,15 +73,32 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class RunRecord(pl.Callback):
-    """Puts into each checkpoint what the run was: config, data fingerprint, metrics and versions.
+    """Keeps what the run was: in its directory config.yaml, split.csv and skipped.tsv, and in each checkpoint the
+    config, the data's fingerprint, the metrics and the versions.
 
     Args:
         config: The resolved run config, plain values.
-        fingerprint: Of the run's samples, see `Samples.fingerprint`.
+        datamodule: Set up.
     """
 
-    def __init__(self, config: Mapping[str, Any], fingerprint: str) -> None:
-        self.record = {"config": dict(config), "data_fingerprint": fingerprint, "versions": versions()}
+    def __init__(self, config: Mapping[str, Any], datamodule: ClassificationDataModule) -> None:
+        self.config = dict(config)
+        self.datamodule = datamodule
+        fingerprint = datamodule.samples.fingerprint()
+        self.record = {"config": self.config, "data_fingerprint": fingerprint, "versions": versions()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files, now that nothing of the input was refused: a directory with config.yaml is a run."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        run_dir = Path(self.config["run_dir"])
+        write_split(run_dir / "split.csv", self.datamodule.samples, self.datamodule.split)
+        if self.datamodule.skipped:
+            lines = [f"{problem.path}\t{problem.reason}\n" for problem in self.datamodule.skipped]
+            text = "path\treason\n" + "".join(lines)
+            (run_dir / "skipped.tsv").write_text(text, encoding="utf-8", errors="surrogateescape")
+        config = {**self.config, "resume": None}
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -104,17 +125,19 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of files that are refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
             raise UserError(
                 f"{key}={path} is refused: it holds more than tensors and plain values, and opening it could run code"
             ) from error
         raise UserError(f"{key}={path} is no checkpoint: name one that src/train.py wrote") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{key}={path} cannot be read, it is cut off or no checkpoint ({str(error).splitlines()[0]})"
-        ) from error
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be read: {error}") from error
+    except Exception as error:  # torch raises many kinds on files that are cut off or hold something else
+        raise UserError(f"{key}={path} is cut off, or no checkpoint: name one that src/train.py wrote") from error
     if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
         raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
     return checkpoint

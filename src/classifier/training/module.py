@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.data.transforms import Preprocessing
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
-from classifier.models import build_model, require_image_size
+from classifier.models import build_model
 from classifier.seeding import seed_place
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 
@@ -76,9 +76,6 @@ class ImageClassifier(pl.LightningModule):
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
         logits: torch.Tensor = self.network(self.normalize(images))
         return logits
-
-    def setup(self, stage: str) -> None:
-        require_image_size(self.network, self.preprocessing.channels, self.preprocessing.image_size)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_place(self.hparams["seed"], self.current_epoch, batch_idx, self.global_rank)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import hydra
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from classifier.errors import UserError
+from classifier.instantiate import build
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -18,10 +18,7 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter
     Raises:
         UserError: No such optimiser, or it does not take one of the arguments.
     """
-    try:
-        optimizer: Optimizer = hydra.utils.instantiate(dict(config), list(parameters), _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        raise UserError(f"cannot build the optimiser: {str(error).splitlines()[0]} (optimizer.*)") from error
+    optimizer: Optimizer = build(config, "optimizer", list(parameters))
     return optimizer
 
 
@@ -41,16 +38,13 @@ def build_scheduler(
         raise UserError(
             "the learning-rate schedule needs to know its end: use trainer.max_epochs=... or scheduler=null"
         )
-    try:
-        scheduler: LRScheduler | ReduceLROnPlateau = hydra.utils.instantiate(
-            dict(config),
-            optimizer,
-            total_steps=max(1, int(total_steps)),
-            steps_per_epoch=max(1, int(steps_per_epoch)),
-            _convert_="all",
-        )
-    except hydra.errors.InstantiationException as error:
-        raise UserError(f"cannot build the schedule: {str(error).splitlines()[0]} (scheduler.*)") from error
+    scheduler: LRScheduler | ReduceLROnPlateau = build(
+        config,
+        "scheduler",
+        optimizer,
+        total_steps=max(1, int(total_steps)),
+        steps_per_epoch=max(1, int(steps_per_epoch)),
+    )
     return scheduler
 
 

@@ -5,13 +5,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from classifier.errors import UserError
+from classifier.instantiate import build
 from classifier.training.checkpoint import AtomicCheckpointIO
 
 # advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
@@ -41,12 +41,12 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
     Raises:
         UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
     """
-    callbacks = [_build(config, "callbacks") for config in settings["callbacks"].values() if config is not None]
+    callbacks = _all(settings, "callbacks")
     if not settings["trainer"]["enable_progress_bar"]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     if not settings["trainer"]["enable_model_summary"]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
-    loggers = [_build(config, "logger") for config in settings["logger"].values() if config is not None]
+    loggers = _all(settings, "logger")
     return make_trainer(settings["trainer"], run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
 
@@ -58,34 +58,27 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
     """
     quiet()
     _require_precision(str(config["precision"]), str(config["accelerator"]))
-    trainer = _build(config, "trainer", plugins=[AtomicCheckpointIO()], default_root_dir=str(run_dir), **arguments)
-    assert isinstance(trainer, pl.Trainer)
+    try:
+        trainer: pl.Trainer = build(
+            config, "trainer", plugins=[AtomicCheckpointIO()], default_root_dir=str(run_dir), **arguments
+        )
+    except UserError as error:
+        if not isinstance(error.__cause__, InstantiationException):
+            raise
+        raise UserError(f"{error}; {_machine()}") from error
     return trainer
 
 
-def _build(config: dict[str, Any], section: str, **arguments: Any) -> Any:
-    try:
-        return hydra.utils.instantiate(config, **arguments, _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, MisconfigurationException):
-            raise UserError(
-                f"{' '.join(str(cause).split())} This machine has {_devices()}: {_advice(config)}"
-            ) from error
-        raise UserError(f"cannot build {section}: {str(error).splitlines()[0]}") from error
+def _all(settings: dict[str, Any], section: str) -> list[Any]:
+    named = settings[section].items()
+    return [build(config, f"{section}.{name}") for name, config in named if config is not None]
 
 
-def _devices() -> str:
+def _machine() -> str:
     count = torch.cuda.device_count()
-    return f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
-
-
-def _advice(config: dict[str, Any]) -> str:
-    if torch.cuda.is_available():
-        return f"use trainer.devices={torch.cuda.device_count()}, or trainer=cpu"
-    return (
-        "use trainer=cpu" if config.get("accelerator") != "cpu" else "check trainer.devices, .strategy and .precision"
-    )
+    if count == 0:
+        return "this machine has no GPU: use trainer=cpu"
+    return f"this machine has {count} GPU{'s' if count > 1 else ''}: use trainer.devices={count}, or trainer=cpu"
 
 
 def _require_precision(precision: str, accelerator: str) -> None:

@@ -13,6 +13,7 @@ from classifier.config import new_run_dir, plain, run_dir_of
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import UNASSIGNED
 from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
+from classifier.models import require_image_size
 from classifier.training.checkpoint import RUN_KEY, open_model
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.trainer import make_trainer
@@ -64,6 +65,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     datamodule = _data_of(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
     datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
     rows = datamodule.rows(datamodule.test_split)
+    require_image_size(model.network, datamodule.preprocessing.channels, datamodule.preprocessing.image_size)
     collector = PredictionRows(model.classes, settings["top_k"])
     trainer = make_trainer(
         settings["trainer"],

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from classifier.config import plain
 from classifier.data.datamodule import worker_count
+from classifier.data.decode import image_problem
 from classifier.data.folder import EXTENSIONS, image_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
@@ -42,7 +43,7 @@ class FileList(Dataset[Item]):
             return position, self.preprocessing(self.paths[position]), "ok"
         except UserError as error:
             cause = error.__cause__ or error
-            return position, None, " ".join(f"{type(cause).__name__}: {cause}".split())
+            return position, None, " ".join(image_problem(cause).split())
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -12,15 +13,15 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.cli import override
 from classifier.config import new_run_dir, on_main_process, plain
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.data.split import write_split
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
+from classifier.models import require_image_size
 from classifier.training.checkpoint import RUN_KEY, RunRecord, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
@@ -53,15 +54,13 @@ def train(config: DictConfig) -> dict[str, float]:
             log.warning("%s has no checkpoint yet: it starts from the beginning", run_dir)
         ckpt_path = last if resuming and last.exists() else None
         model = _build_model(settings, datamodule, new=ckpt_path is None)
+        require_image_size(model.network, model.preprocessing.channels, model.preprocessing.image_size)
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
         if ckpt_path is not None:
-            read_checkpoint(ckpt_path, key="resume")
-        record = RunRecord(settings, datamodule.samples.fingerprint())
-        trainer = build_trainer(settings, run_dir, extra_callbacks=[record])
-        if on_main_process():
-            _write_run_files(config, run_dir, datamodule)
+            _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
+        trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule, run_dir)
         with _child_command(run_dir, resuming):
@@ -88,6 +87,13 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
     )
 
 
+def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
+    epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
+    log.info("going on from step %d in epoch %d", checkpoint["global_step"], epoch)
+    if limit is not None and checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= limit > 0:
+        log.info("all %d epochs are done: use trainer.max_epochs=... to go further", limit)
+
+
 def _require_monitor(monitor: str, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     if monitor not in model.metric_names:
         raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
@@ -101,7 +107,8 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 @contextmanager
 def _run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
     """Make the run's directory and write it into the config; remove it again if wrong input ends the run early."""
-    if config.run_dir is not None:
+    given = config.run_dir is not None
+    if given:
         run_dir = Path(config.run_dir)
         if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
             raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
@@ -115,21 +122,11 @@ def _run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
     try:
         yield run_dir
     except UserError:
-        for folder in (run_dir / "checkpoints", run_dir, run_dir.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if not (run_dir / "config.yaml").exists() and not given:  # it never started
+            shutil.rmtree(run_dir, ignore_errors=True)
+            if not any(run_dir.parent.iterdir()):
+                run_dir.parent.rmdir()
         raise
-
-
-def _write_run_files(config: DictConfig, run_dir: Path, datamodule: ClassificationDataModule) -> None:
-    stored = OmegaConf.create({**plain(config), "resume": None})
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(stored), encoding="utf-8")
-    write_split(run_dir / "split.csv", datamodule.samples, datamodule.split)
-    if datamodule.skipped:
-        lines = [f"{problem.path}\t{problem.reason}\n" for problem in datamodule.skipped]
-        (run_dir / "skipped.tsv").write_text(
-            "path\treason\n" + "".join(lines), encoding="utf-8", errors="surrogateescape"
-        )
 
 
 @contextmanager

@@ -1,0 +1,46 @@
+"""A config section -> the object it names, with what can go wrong put into words."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from classifier.errors import UserError, did_you_mean
+
+WRONG_ARGUMENTS = (TypeError, ValueError, MisconfigurationException)
+
+
+def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: bool = True, **keywords: Any) -> Any:
+    """Call `_target_` with the section's keys and the given arguments; containers arrive as dict and list.
+
+    Args:
+        section: Its name on the command line, for messages.
+        recursive: Build nested sections too.
+
+    Raises:
+        UserError: There is no such target, or it does not take these arguments.
+    """
+    try:
+        return hydra.utils.instantiate(dict(config), *arguments, **keywords, _recursive_=recursive, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        if isinstance(cause, WRONG_ARGUMENTS):
+            raise UserError(f"{section} is not accepted: {' '.join(str(cause).split())} ({section}.*)") from error
+        if "locating target" in str(error):
+            raise UserError(
+                f"{section}._target_={config['_target_']} does not exist: {_near(config['_target_'])}"
+            ) from error
+        raise
+
+
+def _near(target: str) -> str:
+    module, _, name = target.rpartition(".")
+    try:
+        return did_you_mean(name, [known for known in dir(importlib.import_module(module)) if known[0] != "_"])
+    except ImportError:
+        return f"there is no module {module}"

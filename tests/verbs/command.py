@@ -1,0 +1,72 @@
+"""The entry points, run in this process as `python src/VERB.py ARGUMENTS` would be."""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+
+QUICK = (
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.enable_model_summary=false",
+    "data.num_workers=0",
+    "data.image_size=32",
+    "data.batch_size=8",
+)
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+def run(verb: str, *arguments: str, cwd: Path) -> Result:
+    """Run an entry point in `cwd`; its exit code and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, folder = sys.argv, Path.cwd()
+    sys.argv = [str(REPOSITORY / "src" / f"{verb}.py"), *arguments]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    finally:
+        sys.argv = argv
+        os.chdir(folder)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def start(verb: str, *arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+    """The same in a process of its own."""
+    command = [sys.executable, str(REPOSITORY / "src" / f"{verb}.py"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Wait for the process to succeed; what it printed."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def runs(log_dir: Path) -> list[Path]:
+    """All run directories below `log_dir`, in text order."""
+    return sorted(path.parent for path in log_dir.rglob("config.yaml"))
+
+
+def metrics(run_dir: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
+    return loaded
