@@ -72,6 +72,24 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict(here)
 
 
+class LastCheckpoint(RunCheckpoint):
+    """The whole state of the run at each epoch's end, and every `every_n_train_steps` in between.
+
+    (Lightning's own does the one or the other. And what it saves behind an epoch's last batch skips that epoch's
+    validation when it is resumed.)
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 class RunRecord(pl.Callback):
     """Keeps what the run was: in its directory config.yaml, split.csv and skipped.tsv, and in each checkpoint the
     config, the data's fingerprint, the metrics and the versions.

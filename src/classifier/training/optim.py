@@ -57,12 +57,13 @@ def cosine(
     """
     warmup = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
     base = optimizer.param_groups[0]["lr"]
+    floor = min_lr / base if base else 1.0
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         done = min(1.0, (step - warmup) / (total_steps - warmup))
-        return float(min_lr / base + (1 - min_lr / base) * (1 + math.cos(math.pi * done)) / 2)
+        return float(floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
     # torch's CosineAnnealingLR goes from each rate to the next one and keeps its length in the checkpoint: a run that
     # is resumed with more epochs would climb again. A function of the step alone takes up the longer schedule.

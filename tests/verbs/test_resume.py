@@ -1,0 +1,137 @@
+"""Going on with a run: to the bits of one that was never stopped."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.verbs.command import QUICK, finish, metrics, run, runs, start
+
+# a checkpoint every 3 steps, kept by name, so that each can be resumed from
+EVERY_THREE = (
+    "callbacks.last.every_n_train_steps=3",
+    'callbacks.last.filename="step{step}"',
+    "+callbacks.last.save_top_k=-1",
+)
+RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "trainer.max_epochs=3", "augment=standard")
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_equal(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def without_time(run_dir: Path) -> dict[str, float]:
+    found = metrics(run_dir)
+    del found["fit_seconds"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 steps in 3 epochs, with a checkpoint every three."""
+    cwd = tmp_path_factory.mktemp("resume")
+    result = run("train", *RUN, *EVERY_THREE, f"data.root={folder}", "run_dir=whole", cwd=cwd)
+    assert result.code == 0, result.err
+    return cwd / "whole"
+
+
+def stopped_at(step: int, uninterrupted: Path, target: Path) -> Path:
+    """What a run looks like that was stopped just after it wrote the checkpoint of `step`."""
+    shutil.copytree(uninterrupted, target, ignore=shutil.ignore_patterns("checkpoints", "metrics.*", "events*"))
+    (target / "checkpoints").mkdir()
+    shutil.copy(uninterrupted / "checkpoints" / f"stepstep={step}.ckpt", target / "checkpoints" / "last.ckpt")
+    best = uninterrupted / "checkpoints" / "best.ckpt"
+    if torch.load(best, weights_only=True)["global_step"] <= step:
+        shutil.copy(best, target / "checkpoints")
+    return target
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [3, 6, 9, 15])  # in mid-epoch and at the end of one (6)
+def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path) -> None:
+    run_dir = stopped_at(step, uninterrupted, tmp_path / "stopped")
+    result = run("train", f"resume={run_dir}", f"data.num_workers={workers}", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert_equal(run_dir / "checkpoints" / "stepstep=18.ckpt", uninterrupted / "checkpoints" / "stepstep=18.ckpt")
+    assert without_time(run_dir) == without_time(uninterrupted)
+
+
+def test_before_the_first_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
+    run_dir = stopped_at(3, uninterrupted, tmp_path / "stopped")
+    (run_dir / "checkpoints" / "last.ckpt").unlink()
+    assert run("train", f"resume={run_dir}", cwd=tmp_path).code == 0
+    assert without_time(run_dir) == without_time(uninterrupted)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "plateau"])
+def test_a_finished_run_goes_on(scheduler: str, folder: Path, tmp_path: Path) -> None:
+    arguments = (*RUN, f"data.root={folder}", f"scheduler={scheduler}", "trainer.max_epochs=2")
+    assert run("train", *arguments, cwd=tmp_path).code == 0
+    (run_dir,) = runs(tmp_path / "logs")
+    result = run("train", "resume=latest", "trainer.max_epochs=4", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert runs(tmp_path / "logs") == [run_dir]
+    assert metrics(run_dir)["epoch"] == 4
+    with (run_dir / "metrics.csv").open() as file:
+        assert sorted({row["epoch"] for row in csv.DictReader(file)}) == ["0", "1", "2", "3", "4"][:5]
+
+
+def test_the_best_is_kept_when_the_run_was_moved(folder: Path, tmp_path: Path) -> None:
+    assert run("train", *RUN, f"data.root={folder}", cwd=tmp_path).code == 0
+    (run_dir,) = runs(tmp_path / "logs")
+    moved = run_dir.rename(tmp_path / "moved")
+    best = (moved / "checkpoints" / "best.ckpt").read_bytes()
+    # a rate at which nothing gets better any more
+    assert run("train", f"resume={moved}", "trainer.max_epochs=4", "optimizer.lr=0", cwd=tmp_path).code == 0
+    assert (moved / "checkpoints" / "best.ckpt").read_bytes() == best
+    assert not (tmp_path / "logs" / "folder_cnn").exists() or not runs(tmp_path / "logs")
+
+
+def test_init_from(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    from tests import generate
+
+    generate.image_folder(tmp_path / "two", ("red", "blue"))
+    source = uninterrupted / "checkpoints" / "best.ckpt"
+    result = run("train", *RUN, "data.root=two", f"init_from={source}", "run_dir=run", "optimizer.lr=0", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "head.3.weight (3, 100) -> (2, 100)" in result.out
+    trained, old = weights(tmp_path / "run" / "checkpoints" / "last.ckpt"), weights(source)
+    assert torch.equal(trained["network.features.0.weight"], old["network.features.0.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments(workers: int, folder: Path, tmp_path: Path) -> None:
+    """SIGKILL; the same command line with resume=latest; until it is done."""
+    arguments = (*RUN, f"data.root={folder}", f"data.num_workers={workers}", "callbacks.last.every_n_train_steps=2",
+                 "trainer.max_epochs=12")  # fmt: skip
+    assert run("train", *arguments, "run_dir=whole", cwd=tmp_path).code == 0
+    process = start("train", *arguments, "name=killed", cwd=tmp_path)
+    deadline, kills = time.monotonic() + 300, 0
+    for pause in (0.0, 0.3, 0.7, 1.1, 0.5, 0.9):
+        while process.poll() is None and not runs(tmp_path / "logs"):  # it has begun to train
+            time.sleep(0.05)
+            assert time.monotonic() < deadline
+        time.sleep(pause if kills == 0 else 5 + pause)
+        process.kill()
+        kills += process.wait() == -9
+        process.communicate()
+        (run_dir,) = runs(tmp_path / "logs")
+        for checkpoint in (run_dir / "checkpoints").glob("*.ckpt"):
+            torch.load(checkpoint, weights_only=True)
+        process = start("train", "resume=latest", cwd=tmp_path)
+    finish(process)
+    assert kills >= 2
+    assert_equal(run_dir / "checkpoints" / "last.ckpt", tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    assert without_time(run_dir) == without_time(tmp_path / "whole")
