@@ -38,7 +38,7 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def run(config: DictConfig) -> Any:
-        _restore("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
+        restore_variable("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
         if not on_main_process():
             logging.getLogger("classifier").setLevel(logging.WARNING)
         try:
@@ -69,7 +69,7 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
             raise
         refusals.append(UserError(_explain(error, verb)))
     finally:
-        _restore("HYDRA_FULL_ERROR", wanted)
+        restore_variable("HYDRA_FULL_ERROR", wanted)
     for refusal in refusals:
         if wanted == "1":
             traceback.print_exception(refusal)
@@ -90,7 +90,8 @@ def _message(error: UserError) -> str:
     return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
 
 
-def _restore(variable: str, value: str | None) -> None:
+def restore_variable(variable: str, value: str | None) -> None:
+    """Set an environment variable back to `value`, None for unset."""
     if value is None:
         os.environ.pop(variable, None)
     else:

@@ -1,7 +1,6 @@
 """Training, from the command line to the run directory."""
 
 import csv
-import os
 import subprocess
 import sys
 import time
@@ -158,7 +157,7 @@ def test_help_is_fast_and_does_without_torch(tmp_path: Path) -> None:
     )
     assert "trainer:" in loaded.stdout
     assert " torch\n" not in loaded.stderr
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_annotation_crops_pay(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from classifier.errors import UserError, did_you_mean
 
 CHECKS = ("quick", "full", "none")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out
-END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\0;"}
 TAIL = 64  # cameras pad some files behind the end mark
 
 

@@ -109,7 +109,10 @@ class ClassificationDataModule(pl.LightningDataModule):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if len(sides) != 2:
+            raise UserError(f"data.image_size={list(sides)} must be one number or [height, width]")
+        height, width = sides
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
         if batch_size < 1:
@@ -182,6 +185,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         world_size = self.trainer.world_size if self.trainer is not None else 1
+        if len(rows) == 0:
+            raise UserError(f"{self.source.root} has no training images: lower data.val_fraction or data.test_fraction")
         if len(rows) < self.batch_size * world_size:
             processes = f" on each of {world_size} processes" if world_size > 1 else ""
             fitting = max(1, len(rows) // world_size)
@@ -257,7 +262,7 @@ class ClassificationDataModule(pl.LightningDataModule):
 
 def worker_count(num_workers: int | str, processes: int = 1) -> int:
     """Reading processes for each of `processes` on this machine: as given, or for `auto` a share of the cores."""
-    if isinstance(num_workers, int):
+    if isinstance(num_workers, int) and num_workers >= 0:
         return num_workers
     if num_workers != "auto":
         raise UserError(f"data.num_workers={num_workers} must be a number or auto")

@@ -58,7 +58,8 @@ def decode(
     height, width = size
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            # Pillow turns TIFFs itself, and gives their size as turned
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG, 1)
             part = box or (0, 0, *image.size)
             turned = orientation in (5, 6, 7, 8)
             part_width, part_height = part[2] - part[0], part[3] - part[1]
@@ -72,7 +73,7 @@ def decode(
                     image.draft(None, (int(np.ceil(image.width * least)), int(np.ceil(image.height * least))))
             scale = image.width / stored_width
             pixels = _to_8bit(image, channels)
-            if orientation != 1:
+            if orientation != 1 or box is not None:  # a resize looks over the edge of its part
                 pixels = pixels.crop(tuple(round(edge * scale) for edge in part))  # type: ignore[arg-type]
                 pixels.getexif()[ORIENTATION_TAG] = orientation
                 pixels = ImageOps.exif_transpose(pixels)
@@ -111,7 +112,8 @@ def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
         # 16-bit files come as I;16 or I; Pillow's own conversion clips them at 255, which turns photos white
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 255 if image.mode == "F" and values.max() <= 1 else 1
+        deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
+        scale = 255 / 65535 if deep else 255 if image.mode == "F" and values.max() <= 1 else 1
         image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")

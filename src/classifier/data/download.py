@@ -1,6 +1,7 @@
 """Fetch an archive once: checked, resumed after a break, unpacked without leaving its folder."""
 
 import hashlib
+import http.client
 import logging
 import shutil
 import tarfile
@@ -29,7 +30,7 @@ def download(url: str, target: Path, sha256: str) -> None:
     part = target.with_name(target.name + ".part")
     try:
         _fetch(url, part)
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
             f"cannot download {url} ({error}): run the same command again to continue, or put the file at {target}"
         ) from error
@@ -90,6 +91,9 @@ def extract(archive: Path, root: Path, member: str) -> None:
     log.info("unpacking %s", archive)
     try:
         with tarfile.open(archive) as tar:
+            # the data filter strips a leading slash and goes on
+            if absolute := [name for name in tar.getnames() if name.startswith("/")]:
+                raise UserError(f"cannot unpack {archive} ({absolute[0]} is an absolute path): remove it and run again")
             tar.extractall(scratch, filter="data")
         if not (scratch / member).exists():
             raise UserError(f"{archive} holds no {member}: is it the right archive?")

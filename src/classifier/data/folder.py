@@ -80,7 +80,7 @@ class FolderSource:
             raise UserError(
                 f"the class folder {folder} holds no image ({', '.join(EXTENSIONS)}): add some, or remove the folder"
             )
-        log.warning("%s: no folder for the class %r, so it goes without %s images", folder.parent, folder.name, split)
+        log.warning("%s: no folder for the class %r, so it goes without images", folder.parent, folder.name)
 
 
 def require_folder(root: Path) -> None:

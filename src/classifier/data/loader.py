@@ -98,4 +98,4 @@ class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
         return {"batches": self.batches % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch_sampler.skip_batches = state["batches"]
+        self.batches = self.epoch_sampler.skip_batches = state["batches"]

@@ -91,10 +91,11 @@ def read_split(path: Path, samples: Samples) -> Split:
             table: Mapping[tuple[str, str], str] = {
                 (row["path"], row["box"]): row["split"] for row in csv.DictReader(file)
             }
-    except (OSError, KeyError) as error:
+        if not table or None in table.values():
+            raise ValueError("no samples, or a row without its split")
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read the split file {path} ({error!r}): use data.split_file=null") from error
     rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
-    found = 0
     for row in range(len(samples)):
         name = table.get(_key(samples, row))
         if name is None:
@@ -102,12 +103,10 @@ def read_split(path: Path, samples: Samples) -> Split:
         if name not in rows_by_name:
             raise UserError(f"{path}: unknown split {name!r}, expected one of {', '.join(SPLITS)}")
         rows_by_name[name].append(row)
-        found += 1
-    if found < len(table):
-        known = {_key(samples, row) for row in range(len(samples))}
-        gone = next(key for key in table if key not in known)
+    known = {_key(samples, row) for row in range(len(samples))}
+    if gone := [key for key in table if key not in known]:
         raise UserError(
-            f"{len(table) - found} of the {len(table)} samples in {path} are not in {samples.root} any more, "
-            f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
+            f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
+            f"{gone[0][0]} first: restore them, or use data.split_file=null to split anew"
         )
     return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}

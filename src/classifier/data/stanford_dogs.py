@@ -110,11 +110,11 @@ class StanfordDogsSource(VocSource):
 
     def _official_list(self, name: str) -> list[str]:
         path = self.root / name
-        try:
-            return [str(np.ravel(entry)[0]) for entry in np.ravel(loadmat(path)["file_list"])]
-        except FileNotFoundError as error:
+        if not path.is_file():  # scipy gives an OSError of its own
             raise UserError(
                 f"{path} does not exist: use data.download=true, or name the official layout with data.root=..."
-            ) from error
+            )
+        try:
+            return [str(np.ravel(entry)[0]) for entry in np.ravel(loadmat(path)["file_list"])]
         except Exception as error:  # scipy's reader raises many kinds on damaged files
             raise UserError(f"cannot read the list {path} ({error}): remove it to download it again") from error

@@ -86,6 +86,8 @@ class Augmentation:
         crop: Mapping[str, Any] | None = None,
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
+        if crop is not None and set(crop) != {"scale", "ratio"}:
+            raise UserError(f"augment.crop={dict(crop)} must have scale and ratio: use augment.crop.ratio=[0.75,1.33]")
         self.preprocessing = preprocessing
         self.crop = crop
         steps = [

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 OBJECTS = ("all", "largest", "first")
 CLASS_FROM = ("name", "folder")
+FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
 
 
 class VocObject(NamedTuple):
@@ -43,7 +44,7 @@ def read_annotation(path: Path) -> list[VocObject]:
     """
     try:
         root = parse(path).getroot()
-    except ParseError as error:
+    except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise ValueError(f"malformed XML ({error})") from error
     except DefusedXmlException as error:
         raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
@@ -62,7 +63,7 @@ def _read_object(element: Element) -> VocObject:
         if text is None:
             raise ValueError(f"object {name!r} lacks <{tag}> in its <bndbox>")
         try:
-            corners.append(round(float(text)))
+            corners.append(max(-FAR, min(FAR, round(float(text)))))
         except (ValueError, OverflowError) as error:
             raise ValueError(f"object {name!r} has <{tag}>{text}</{tag}>, which is not a number") from error
     x1, y1, x2, y2 = corners
@@ -137,11 +138,13 @@ class VocSource:
                 if image is None:
                     raise ValueError(f"no image {self.images / stem}.* for this annotation")
                 used.add(stem)
-                for item in self._chosen(read_annotation(annotation)):
-                    name = item.name if self.class_from == "name" else image.parent.name
-                    if not name:
-                        raise ValueError("object without a <name>: use data.class_from=folder")
-                    rows.append((os.path.relpath(image, self.root), name, with_margin(item.box, self.margin)))
+                objects = self._chosen(read_annotation(annotation))
+                names = [item.name if self.class_from == "name" else image.parent.name for item in objects]
+                if not all(names):
+                    raise ValueError("object without a <name>: use data.class_from=folder")
+                path = os.path.relpath(image, self.root)
+                boxes = [with_margin(item.box, self.margin) for item in objects]
+                rows += [(path, name, box) for name, box in zip(names, boxes, strict=True)]
             except (ValueError, OSError) as error:
                 problems.append(Problem(os.path.relpath(annotation, self.root), str(error)))
         if not rows and not problems:

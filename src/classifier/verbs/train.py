@@ -5,18 +5,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from classifier.cli import override
+from classifier.cli import override, restore_variable
 from classifier.config import new_run_dir, on_main_process, plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, did_you_mean
@@ -28,6 +29,8 @@ from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
+
+LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -63,7 +66,7 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule, run_dir)
-        with _child_command(run_dir, resuming):
+        with _own_processes(run_dir, resuming):
             trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
         metrics["fit_seconds"] = round(time.monotonic() - started, 3)
@@ -106,42 +109,60 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 @contextmanager
 def _run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
-    """Make the run's directory and write it into the config; remove it again if wrong input ends the run early."""
+    """Make the run's directory and write it into the config; remove it again where the run never started."""
     given = config.run_dir is not None
+    parent = Path(config.log_dir, config.name)
+    made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     if given:
         run_dir = Path(config.run_dir)
         if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
             raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
-        run_dir.mkdir(parents=True, exist_ok=True)
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
-        run_dir.mkdir(parents=True, exist_ok=True)
     else:
-        run_dir = new_run_dir(Path(config.log_dir, config.name))
+        run_dir = _agree_on(lambda: new_run_dir(parent))
+    run_dir.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(run_dir)
     try:
         yield run_dir
-    except UserError:
-        if not (run_dir / "config.yaml").exists() and not given:  # it never started
+    finally:
+        if on_main_process() and not given and not (run_dir / "config.yaml").exists():
             shutil.rmtree(run_dir, ignore_errors=True)
-            if not any(run_dir.parent.iterdir()):
-                run_dir.parent.rmdir()
-        raise
+            for folder in made_here:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+
+def _agree_on(choose: Callable[[], Path]) -> Path:
+    """The main process's choice. Processes that torchrun started learn it over torchrun's own store."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return choose()
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if on_main_process():
+        store.set(key, str(choose()))
+    return Path(store.get(key).decode())
 
 
 @contextmanager
-def _child_command(run_dir: Path, resuming: bool) -> Iterator[None]:
-    """Let processes that Lightning starts by this command line run this job alone, in this directory.
+def _own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
+    """Let processes that Lightning starts run this job alone, in this directory, and leave no trace of them.
 
-    (It repeats sys.argv: a multirun would run whole again in the child, and `latest` could mean another run.)
+    They repeat sys.argv: a multirun would run whole again in each, and `latest` could mean another run. And what
+    the first job of a multirun leaves behind in the environment would keep the second from starting its own.
     """
-    original = list(sys.argv)
+    arguments, environment = list(sys.argv), {key: os.environ.get(key) for key in LAUNCH_VARIABLES}
     if HydraConfig.initialized() and not resuming:
         sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", str(run_dir))]
+    started_here = not torch.distributed.is_initialized()
     try:
         yield
     finally:
-        sys.argv[:] = original
+        sys.argv[:] = arguments
+        if started_here and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            for key, value in environment.items():
+                restore_variable(key, value)
 
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""A file server on 127.0.0.1 that can break connections, for the tests of downloads."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """What is served and how.
+
+    Args:
+        files: Path without the leading slash -> content.
+        ranges: Honour `Range: bytes=N-`.
+        cut: Break each of the first `breaks` connections after so many bytes of the body.
+        chunked: Send the body in HTTP chunks, without a Content-Length.
+        requests: (path, Range header) of each request that came.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    ranges: bool = True
+    cut: int = 0
+    breaks: int = 0
+    chunked: bool = False
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_state: Server
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        state = self.server_state
+        asked = self.headers.get("Range")
+        state.requests.append((self.path.lstrip("/"), asked))
+        body = state.files.get(self.path.lstrip("/"))
+        if body is None:
+            self.send_error(404)
+            return
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
+        if start and start >= len(body):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        rest = body[start:]
+        self.send_header("Connection", "close")
+        if state.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        broken = state.breaks > 0
+        state.breaks -= 1
+        sent = rest[: state.cut] if broken else rest
+        if state.chunked:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"" if broken else b"0\r\n\r\n"))
+        else:
+            self.wfile.write(sent)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silence."""
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    state = Server()
+    handler = type("BoundHandler", (Handler,), {"server_state": state})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        state.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield state
+        server.shutdown()
+        thread.join()

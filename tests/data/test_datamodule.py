@@ -1,0 +1,221 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classifier.data import ClassificationDataModule, ImageFolderDataModule
+from classifier.data.datamodule import worker_count
+from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
+from classifier.data.split import write_split
+from classifier.errors import UserError
+from tests import generate
+from tests.generate import CLASSES
+
+
+def ready(root: Path, **settings: Any) -> ImageFolderDataModule:
+    defaults = {"image_size": 16, "batch_size": 8, "num_workers": 0}
+    module = ImageFolderDataModule(root, **{**defaults, **settings})
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def batches(module: ClassificationDataModule, part: str) -> list[dict[str, torch.Tensor]]:
+    return list(module.train_dataloader() if part == "train" else module.eval_dataloader(part))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test", "all"])
+@pytest.mark.parametrize(("image_size", "channels"), [(16, 3), ([24, 16], 1)])
+def test_batches(folder: Path, part: str, image_size: int | list[int], channels: int) -> None:
+    module = ready(folder, image_size=image_size, channels=channels)
+    height, width = (16, 16) if image_size == 16 else (24, 16)
+    found = batches(module, part)
+    for batch in found:
+        count = len(batch["image"])
+        assert set(batch) == {"image", "label", "index"}
+        assert batch["image"].shape == (count, channels, height, width)
+        assert batch["label"].shape == batch["index"].shape == (count,)
+        assert [batch[key].dtype for key in ("image", "label", "index")] == [torch.uint8, torch.int64, torch.int64]
+        for label, index in zip(batch["label"].tolist(), batch["index"].tolist(), strict=True):
+            assert module.samples.path(index).parent.name == CLASSES[label]
+    index = torch.cat([batch["index"] for batch in found])
+    assert sorted(index.tolist()) == module.rows(part).tolist()
+    assert (index.tolist() == module.rows(part).tolist()) == (part != "train")
+
+
+def test_labels_fit_the_pictures(folder: Path) -> None:
+    for batch in batches(ready(folder), "all"):
+        color = batch["image"].float().mean((2, 3))
+        wanted = torch.tensor([generate.COLORS[CLASSES[label]] for label in batch["label"]])
+        assert (color - wanted).abs().max() < 25
+
+
+def test_overrides_reach_their_place(folder: Path) -> None:
+    module = ready(folder, val_fraction=0.25, test_fraction=0.5, resize="squash", crop_pct=0.9, interpolation="bicubic")
+    assert {name: len(rows) for name, rows in module.split.items()} == {"train": 24, "val": 6, "test": 30}
+    assert module.preprocessing.to_dict() == {
+        "image_size": [16, 16],
+        "resize": "squash",
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "channels": 3,
+    }
+    assert len(batches(ready(folder, batch_size=10, drop_last=True), "train")) == 4
+    invert = {"transforms": {"invert": {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 1.0}}}
+    plain, inverted = ready(folder), ready(folder, augment=invert)
+    assert torch.equal(batches(inverted, "train")[0]["image"], 255 - batches(plain, "train")[0]["image"])
+    assert torch.equal(batches(inverted, "val")[0]["image"], batches(plain, "val")[0]["image"])
+
+
+def test_the_seeds_of_order_and_split_are_apart(folder: Path) -> None:
+    one, order, split = ready(folder), ready(folder, seed=1), ready(folder, split_seed=1)
+    assert one.split["test"].tolist() == order.split["test"].tolist() != split.split["test"].tolist()
+    assert batches(one, "train")[0]["index"].tolist() != batches(order, "train")[0]["index"].tolist()
+    assert batches(one, "train")[0]["index"].tolist() == batches(ready(folder), "train")[0]["index"].tolist()
+
+
+def test_no_validation_part(folder: Path) -> None:
+    module = ready(folder, val_fraction=0.0)
+    assert set(module.split) == {"train", "test"}
+    assert module.val_dataloader() == []
+    with pytest.raises(UserError, match=r"has no val part.*split="):
+        module.eval_dataloader("val")
+
+
+def test_a_split_file_is_used_instead(folder: Path, tmp_path: Path) -> None:
+    first = ready(folder, split_seed=5)
+    write_split(tmp_path / "split.csv", first.samples, first.split)
+    again = ready(folder, split_seed=6, split_file=str(tmp_path / "split.csv"))
+    assert {name: rows.tolist() for name, rows in again.split.items()} == {
+        name: rows.tolist() for name, rows in first.split.items()
+    }
+
+
+def test_a_batch_larger_than_the_training_part(folder: Path) -> None:
+    module = ready(folder, batch_size=64)
+    count = len(module.split["train"])
+    assert 32 < count < 64
+    with pytest.raises(
+        UserError, match=rf"batch size 64 is larger than the {count} training images: use data\.batch_size=32$"
+    ):
+        module.train_dataloader()
+    assert len(batches(ready(folder, batch_size=32), "train")) >= 1
+
+
+def test_without_training_images_no_batch_size_is_advised(tmp_path: Path) -> None:
+    module = ready(generate.image_folder(tmp_path, per_class=1), val_fraction=0.9, test_fraction=0.0)
+    assert "train" not in module.split
+    with pytest.raises(UserError) as error:
+        module.train_dataloader()
+    assert "batch_size=" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("on_error", "ignore"),
+        ("check", "fast"),
+        ("resize", "stretch"),
+        ("interpolation", "cubic"),
+        ("channels", 2),
+        ("crop_pct", 2.0),
+        ("image_size", 0),
+        ("image_size", [8, 8, 8]),
+        ("batch_size", 0),
+        ("num_workers", "many"),
+        ("num_workers", -1),
+        ("val_fraction", -0.1),
+        ("test_fraction", 0.9),
+        ("split_file", "nowhere.csv"),
+    ],
+)
+def test_a_bad_value_names_its_key(folder: Path, key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key}|nowhere\.csv"):
+        ready(folder, **{key: value}).train_dataloader()
+
+
+@pytest.mark.parametrize("kind", [ImageFolderDataModule, AnnotationCropDataModule, DigitsDataModule])
+def test_an_unknown_keyword_is_an_error(tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(TypeError, match="bach_size"):
+        kind(tmp_path, bach_size=3)
+
+
+@pytest.mark.parametrize("check", ["quick", "full"])
+def test_bad_files_are_listed_or_left_out(folder: Path, tmp_path: Path, check: str) -> None:
+    root = generate.copy(folder, tmp_path / "photos")
+    (root / "red/000.jpg").write_bytes(b"")
+    (root / "blue/003.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"2 of 60 samples(.|\n)*data\.on_error=skip") as error:
+        ready(root, check=check)
+    assert "red/000.jpg" in str(error.value)
+    assert "blue/003.jpg" in str(error.value)
+    module = ready(root, check=check, on_error="skip")
+    assert sorted(problem.path for problem in module.skipped) == ["blue/003.jpg", "red/000.jpg"]
+    assert np.bincount(module.samples.labels).tolist() == [19, 20, 19]
+    assert sum(len(batch["index"]) for batch in batches(module, "all")) == 58
+
+
+def test_no_usable_sample(tmp_path: Path) -> None:
+    for name in "ab":
+        generate.save(Image.new("RGB", (4, 4)), tmp_path / name / "1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no usable sample.*data\.root="):
+        ready(tmp_path, on_error="skip")
+
+
+def test_given_classes_in_another_order_and_a_subset_of_folders(folder: Path, tmp_path: Path) -> None:
+    generate.copy(folder / "red", tmp_path / "photos" / "red")
+    module = ready(tmp_path / "photos", classes=["red", "violet", "blue"])
+    assert (module.classes, module.num_classes) == (("red", "violet", "blue"), 3)
+    assert {label for batch in batches(module, "all") for label in batch["label"].tolist()} == {0}
+    whole = ready(folder, classes=["red", "green", "blue"])
+    for batch in batches(whole, "all"):
+        for label, index in zip(batch["label"].tolist(), batch["index"].tolist(), strict=True):
+            assert whole.samples.path(index).parent.name == whole.classes[label]
+
+
+def test_num_workers_auto_is_a_share_of_the_cores(folder: Path) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert worker_count("auto") == min(cores, 16)
+    assert worker_count("auto", 2) == min(cores // 2, 16)
+    assert worker_count("auto", 10 * cores) == 0
+    assert (worker_count(0), worker_count(3, 2)) == (0, 3)
+    loader = ready(folder, num_workers="auto").eval_dataloader("val")
+    assert loader.num_workers == min(cores, 16)
+
+
+def test_a_process_on_few_cores_takes_few_workers() -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("no affinity on this system")
+    granted = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(granted)})
+        assert worker_count("auto") == 1
+    finally:
+        os.sched_setaffinity(0, granted)
+
+
+def test_the_place_in_the_epoch_is_saved_and_loaded(folder: Path) -> None:
+    first = ready(folder)
+    assert first.state_dict() == {}
+    loader = iter(first.train_dataloader())
+    next(loader)
+    next(loader)
+    second = ready(folder)
+    second.load_state_dict(first.state_dict())
+    rest = [batch["index"].tolist() for batch in second.train_dataloader()]
+    assert rest == [batch["index"].tolist() for batch in loader]
+    assert len(rest) > 0
+    second.train_dataloader()
+    assert len(batches(second, "train")) == len(rest) + 2, "a later fit begins at the start"
+
+
+def test_a_second_setup_changes_nothing(folder: Path) -> None:
+    module = ready(folder)
+    samples, split = module.samples, module.split
+    module.setup("test")
+    assert module.samples is samples
+    assert module.split is split

@@ -1,0 +1,159 @@
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifier.data.samples import SPLITS, UNASSIGNED, Samples
+from classifier.data.split import Split, read_split, split_samples, write_split
+from classifier.errors import UserError
+
+ROOT = Path("/photos")
+
+
+def table(per_class: Sequence[int], boxes_each: int = 1, splits: Sequence[str | None] | None = None) -> Samples:
+    """Class `k` has per_class[k] images of `boxes_each` boxes; `splits` repeat over the images."""
+    paths, labels, boxes, parts = [], [], [], []
+    for label, count in enumerate(per_class):
+        for image in range(count):
+            part = splits[image % len(splits)] if splits else None
+            for number in range(boxes_each):
+                paths.append(f"{label}/{image:03d}.jpg")
+                labels.append(label)
+                boxes.append((number, 0, number + 5, 5))
+                parts.append(UNASSIGNED if part is None else SPLITS.index(part))
+    names = [str(label) for label in range(len(per_class))]
+    return Samples.build(ROOT, names, paths, labels, boxes=boxes if boxes_each > 1 else None, splits=parts)
+
+
+def parts(samples: Samples, split: Split) -> dict[str, list[tuple[str, object]]]:
+    return {name: sorted((samples.relative_path(r), samples.box(r)) for r in rows) for name, rows in split.items()}
+
+
+@pytest.mark.parametrize("per_class", [(20, 20, 20), (100, 10, 37), (1, 2, 3, 5), (1,), (2,), (3,), (5,), (0, 8)])
+@pytest.mark.parametrize("boxes_each", [1, 3])
+@pytest.mark.parametrize(("val", "test"), [(0.1, 0.2), (0.3, 0.3), (0.0, 0.25), (0.25, 0.0), (0.05, 0.05), (0.0, 0.0)])
+def test_disjoint_exhaustive_and_stratified(per_class: Sequence[int], boxes_each: int, val: float, test: float) -> None:
+    samples = table(per_class, boxes_each)
+    split = split_samples(samples, val, test, seed=0)
+    assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(len(samples)))
+    assert all((np.diff(rows) > 0).all() for rows in split.values())
+    images = {name: set(samples.image_ids()[rows].tolist()) for name, rows in split.items()}
+    assert sum(map(len, images.values())) == sum(per_class), "an image lies on two sides"
+    assert val or "val" not in split
+    assert test or "test" not in split
+    label_of_image = dict(zip(samples.image_ids().tolist(), samples.labels.tolist(), strict=True))
+    for label, count in enumerate(per_class):
+        found = {name: sum(label_of_image[image] == label for image in ids) for name, ids in images.items()}
+        assert abs(found.get("test", 0) - count * test) <= 1
+        assert abs(found.get("val", 0) - (count - found.get("test", 0)) * val) <= 1
+        if count >= 3 and test:
+            assert found["test"] >= 1
+            assert not val or found.get("val", 0) >= 1 or found["train"] < 3
+        if count:
+            assert found["train"] >= 1
+
+
+def test_the_seed_decides() -> None:
+    samples = table((30, 30))
+    first, again, other = (parts(samples, split_samples(samples, 0.2, 0.2, seed)) for seed in (3, 3, 4))
+    assert first == again
+    assert first["test"] != other["test"]
+    assert first["val"] != other["val"]
+    assert split_samples(samples, 0.2, 0.0, 3)["val"].tolist() != split_samples(samples, 0.2, 0.0, 4)["val"].tolist()
+
+
+def test_an_image_with_objects_of_two_classes_stays_whole() -> None:
+    paths = [f"{image}.jpg" for image in range(20) for _ in range(2)]
+    samples = Samples.build(ROOT, ["a", "b"], paths, [0, 1] * 20, boxes=[(0, 0, 1, 1), (1, 1, 2, 2)] * 20)
+    split = split_samples(samples, 0.2, 0.2, seed=0)
+    sides = Counter(image for rows in split.values() for image in set(samples.image_ids()[rows].tolist()))
+    assert set(sides.values()) == {1}
+    assert [len(split[name]) for name in SPLITS] == [26, 6, 8]  # boxes: 13, 3 and 4 images
+
+
+@pytest.mark.parametrize("rest", ["train", None])
+def test_an_official_test_part_is_untouched(rest: str | None) -> None:
+    samples = table((20, 20), splits=[rest, rest, rest, "test"])
+    split = split_samples(samples, 0.2, 0.5, seed=0)
+    assert split["test"].tolist() == np.flatnonzero(samples.splits == 2).tolist()
+    assert len(split["val"]) == 6
+    assert sorted([*split["train"], *split["val"]]) == np.flatnonzero(samples.splits != 2).tolist()
+
+
+@pytest.mark.parametrize("given", [["train", "val", "test"], ["train", "val"]])
+def test_all_prescribed_parts_are_taken_as_they_are(given: list[str]) -> None:
+    samples = table((12, 12), splits=given)
+    split = split_samples(samples, 0.3, 0.3, seed=0)
+    assert list(split) == given
+    for name in given:
+        assert split[name].tolist() == np.flatnonzero(samples.splits == SPLITS.index(name)).tolist()
+
+
+@pytest.mark.parametrize("boxes_each", [1, 2])
+def test_written_and_read_back(tmp_path: Path, boxes_each: int) -> None:
+    samples = table((9, 11), boxes_each)
+    split = split_samples(samples, 0.2, 0.2, seed=1)
+    write_split(tmp_path / "split.csv", samples, split)
+    back = read_split(tmp_path / "split.csv", samples)
+    assert list(back) == list(split)
+    assert all(back[name].tolist() == split[name].tolist() and back[name].dtype == np.int64 for name in split)
+
+
+def test_awkward_names_are_written_and_read_back(tmp_path: Path) -> None:
+    names = ['a,"b".jpg', "größe.jpg", os.fsdecode(b"\xff\xe9.jpg"), "two\nlines.jpg", " space .jpg"]
+    samples = Samples.build(ROOT, ["a,b", "c"], names, [0, 0, 1, 1, 0])
+    split = {"train": np.array([0, 2, 4]), "test": np.array([1, 3])}
+    write_split(tmp_path / "split.csv", samples, split)
+    back = read_split(tmp_path / "split.csv", samples)
+    assert {name: rows.tolist() for name, rows in back.items()} == {"train": [0, 2, 4], "test": [1, 3]}
+
+
+def test_files_that_came_later_move_nothing(tmp_path: Path) -> None:
+    before, after = table((10, 10)), table((13, 11))
+    split = split_samples(before, 0.2, 0.2, seed=0)
+    write_split(tmp_path / "split.csv", before, split)
+    assert parts(after, read_split(tmp_path / "split.csv", after)) == parts(before, split)
+
+
+def test_samples_that_are_gone_are_named(tmp_path: Path) -> None:
+    before, after = table((10, 10)), table((10, 8))
+    write_split(tmp_path / "split.csv", before, split_samples(before, 0.2, 0.2, seed=0))
+    with pytest.raises(UserError, match=r"2 of the 20 samples .* 1/00[89]\.jpg .*data\.split_file=null"):
+        read_split(tmp_path / "split.csv", after)
+
+
+def test_a_missing_sample_is_noticed_beside_a_box_that_is_there_twice(tmp_path: Path) -> None:
+    before = Samples.build(ROOT, ["a", "b"], ["0.jpg", "0.jpg", "1.jpg"], [0, 0, 1], boxes=[(0, 0, 5, 5)] * 3)
+    write_split(tmp_path / "split.csv", before, {"train": np.arange(3)})
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        read_split(tmp_path / "split.csv", before.select(np.array([0, 1])))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"file,part\n0/000.jpg,train\n",
+        b"path,label,split,box\n0/000.jpg,0\n",
+        b"path,box,label,split\n0/000.jpg,,0\n",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\r\0",
+        b'path,label,split,box\n"' + b"x" * 200_000 + b'",0,train,\n',
+    ],
+    ids=["missing", "empty", "other columns", "short row", "short row without split", "binary", "huge field"],
+)
+def test_a_malformed_split_file_is_a_user_error(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "split.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"split\.csv.*data\.split_file=null"):
+        read_split(path, table((3, 3)))
+
+
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("path,label,split,box\n0/000.jpg,0,trian,\n")
+    with pytest.raises(UserError, match=r"'trian'.*train, val, test"):
+        read_split(tmp_path / "split.csv", table((3, 3)))

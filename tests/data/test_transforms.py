@@ -1,0 +1,144 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.errors import UserError
+from classifier.seeding import seed_place
+from tests.generate import picture, save
+
+CROP = {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]}
+FLIP = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return save(picture("red", (64, 48)), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "image", "crop_pct", "region"),
+    [
+        ((100, 100), (400, 200), 1.0, (100, 0, 300, 200)),  # wide
+        ((100, 100), (200, 400), 1.0, (0, 100, 200, 300)),  # tall
+        ((100, 100), (200, 200), 1.0, (0, 0, 200, 200)),
+        ((100, 100), (40, 20), 1.0, (10, 0, 30, 20)),  # smaller than wanted
+        ((100, 100), (400, 200), 0.5, (150, 50, 250, 150)),
+        ((50, 100), (400, 400), 1.0, (0, 100, 400, 300)),  # image_size is (height, width)
+        ((50, 100), (200, 400), 0.8, (20, 160, 180, 240)),
+        ((100, 50), (300, 100), 1.0, (125, 0, 175, 100)),
+        ((100, 50), (100, 300), 1.0, (0, 50, 100, 250)),
+    ],
+)
+def test_crop_takes_the_middle(
+    image_size: tuple[int, int], image: tuple[int, int], crop_pct: float, region: tuple[int, ...]
+) -> None:
+    assert Preprocessing(image_size, crop_pct=crop_pct).region(*image) == pytest.approx(region)
+
+
+@pytest.mark.parametrize("image", [(400, 200), (200, 400), (7, 7)])
+def test_squash_keeps_everything(image: tuple[int, int]) -> None:
+    assert Preprocessing((50, 100), "squash", 0.5).region(*image) == (0, 0, *image)
+
+
+@pytest.mark.parametrize(("resize", "left"), [("crop", (0, 255, 0)), ("squash", (255, 0, 0))])
+def test_the_region_is_what_is_read(tmp_path: Path, resize: str, left: tuple[int, int, int]) -> None:
+    image = Image.new("RGB", (80, 20), (0, 255, 0))
+    image.paste((255, 0, 0), (0, 0, 30, 20))
+    read = Preprocessing((10, 10), resize)(save(image, tmp_path / "x.png"))
+    assert tuple(read[:, 5, 1].tolist()) == left
+    assert tuple(read[:, 5, 8].tolist()) == (0, 255, 0)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)],
+)
+def test_to_dict_and_back(numbers: Preprocessing) -> None:
+    stored = numbers.to_dict()
+    assert Preprocessing.from_dict(stored) == numbers
+    assert all(isinstance(value, str | int | float | list) for value in stored.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resize", "corp"),
+        ("interpolation", "bilinaer"),
+        ("channels", 4),
+        ("channels", 2),
+        ("crop_pct", 0.0),
+        ("crop_pct", 1.2),
+        ("crop_pct", float("nan")),
+        ("image_size", (0, 8)),
+        ("image_size", (8, -1)),
+    ],
+)
+def test_bad_values_name_their_key(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key}"):
+        Preprocessing(**{"image_size": (8, 8), key: value})
+
+
+@pytest.mark.parametrize(("key", "value", "near"), [("resize", "corp", "crop"), ("interpolation", "bicubc", "bicubic")])
+def test_a_mistyped_option_is_answered_with_the_near_one(key: str, value: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean {near}"):
+        Preprocessing(**{"image_size": (8, 8), key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("box", [None, (10, 5, 60, 40)])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_augmentation_without_steps_is_preprocessing(
+    photo: Path, channels: int, box: tuple[int, int, int, int] | None, resize: str
+) -> None:
+    numbers = Preprocessing((24, 32), resize, 0.9, "bicubic", channels)
+    plain = Augmentation(numbers, crop=None, transforms={"flip": None})
+    assert torch.equal(plain(photo, box), numbers(photo, box))
+    assert numbers(photo, box).shape == (channels, 24, 32)
+
+
+def test_the_same_seed_draws_the_same_image(photo: Path) -> None:
+    color = {"_target_": "torchvision.transforms.v2.ColorJitter", "brightness": 0.5}
+    augment = Augmentation(Preprocessing((32, 32)), CROP, {"flip": FLIP, "color": color})
+
+    def draw(*place: int) -> torch.Tensor:
+        seed_place(0, *place)
+        return augment(photo)
+
+    images = [draw(epoch, sample) for epoch in range(3) for sample in range(3)]
+    assert all(image.shape == (3, 32, 32) and image.dtype == torch.uint8 for image in images)
+    again = [draw(epoch, sample) for epoch in range(3) for sample in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(images, again, strict=True))
+    assert len({image.numpy().tobytes() for image in images}) == 9
+
+
+def test_the_random_crop_keeps_to_its_scale_and_ratio() -> None:
+    augment = Augmentation(Preprocessing((32, 32)), {"scale": [0.3, 0.6], "ratio": [0.8, 1.25]})
+    torch.manual_seed(0)
+    regions = [augment.region(300, 200) for _ in range(200)]
+    for x1, y1, x2, y2 in regions:
+        assert 0 <= x1 < x2 <= 300
+        assert 0 <= y1 < y2 <= 200
+        assert 0.29 < (x2 - x1) * (y2 - y1) / (300 * 200) < 0.61
+        assert 0.79 < (x2 - x1) / (y2 - y1) < 1.27
+    assert len(set(regions)) > 190
+
+
+def test_transforms_run_in_their_order(photo: Path) -> None:
+    invert = {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 1.0}
+    solarize = {"_target_": "torchvision.transforms.v2.RandomSolarize", "threshold": 128, "p": 1.0}
+    numbers = Preprocessing((48, 64))
+    plain = numbers(photo)
+    found = Augmentation(numbers, None, {"solarize": solarize, "skipped": None, "invert": invert})(photo)
+    assert torch.equal(found, 255 - torch.where(plain >= 128, 255 - plain, plain))
+    assert torch.equal(Augmentation(numbers, None, {"invert": invert, "none": None})(photo), 255 - plain)
+
+
+@pytest.mark.parametrize("missing", ["scale", "ratio"])
+def test_an_incomplete_crop_is_not_blamed_on_the_image(photo: Path, missing: str) -> None:
+    crop = {key: value for key, value in CROP.items() if key != missing}
+    with pytest.raises(UserError, match=f"augment.*{missing}"):
+        Augmentation(Preprocessing((8, 8)), crop)(photo)

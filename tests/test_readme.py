@@ -1,0 +1,103 @@
+"""The README's commands and snippets, as they stand there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import generate
+from tests.verbs.command import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip() for language, text in BLOCKS if language == "bash" for line in text.splitlines()
+]
+# what makes a training short, and spares it the hub, that the machine of the tests may lack
+SHORT = {
+    "experiment=": ["trainer=cpu", "trainer.max_epochs=1", "data.image_size=96", "data.batch_size=4",
+                    "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"],
+    "experiment=folder_finetune": ["model.pretrained=false"],
+    "experiment=dogs": ["model.pretrained=false"],
+}  # fmt: skip
+
+
+def shortened(command: str) -> list[str]:
+    words = shlex.split(command)
+    if words[:2] == ["python", "src/train.py"]:
+        for start, extra in SHORT.items():
+            if any(word.startswith(start) for word in words):
+                words += extra
+    return words
+
+
+@pytest.fixture(scope="module")
+def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files, with the data that the README speaks of and the files that it says to write."""
+    root = tmp_path_factory.mktemp("readme") / "template"
+    for name in ("src", "configs"):
+        generate.copy(REPOSITORY / name, root / name)
+    generate.copy(folder, root / "my_photos")
+    generate.copy(annotated, root / "my_boxes")
+    generate.copy(dogs, root / "data" / "stanford_dogs")
+    for language, text in BLOCKS:
+        path = re.match(r"# ((?:src|configs)/\S+)\n", text)
+        if language in ("yaml", "python") and path:
+            (root / path[1]).write_text(text[path.end() :])
+    return root
+
+
+def execute(words: list[str], cwd: Path) -> str:
+    # the interpreter and the tools of this environment
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 250
+
+
+def test_the_commands_are_found() -> None:
+    assert len(COMMANDS) > 12
+    assert all(command.startswith(("make ", "python src/", "tensorboard ")) for command in COMMANDS)
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"\bmake ([a-z-]+)", README)
+    assert set(targets) == {"train", "test", "test-slow", "lint"}
+    for target in targets:
+        execute(["make", "--dry-run", target], REPOSITORY)
+
+
+@pytest.mark.slow
+def test_commands(clone: Path) -> None:
+    """In the README's order, as later ones use what earlier ones made."""
+    for command in COMMANDS:
+        if command.startswith("python"):
+            if "new_photos" in command and not (clone / "new_photos").exists():
+                generate.copy(clone / "my_photos", clone / "new_photos")
+                # the latest run is then one on photographs of the same classes
+                execute(shortened("python src/train.py experiment=folder_cnn data.root=my_photos"), clone)
+            execute(shortened(command), clone)
+
+
+@pytest.mark.slow
+def test_use_from_python(clone: Path) -> None:
+    execute(shortened("python src/train.py experiment=folder_cnn data.root=my_photos run_dir=trained"), clone)
+    (snippet,) = [text for language, text in BLOCKS if language == "python" and "load_from_checkpoint" in text]
+    work = clone / "elsewhere"
+    work.mkdir()
+    (clone / "trained" / "checkpoints" / "best.ckpt").rename(work / "best.ckpt")
+    generate.save(generate.picture("red"), work / "photo.jpg")
+    assert execute(["python", "-c", snippet], work).strip() in generate.CLASSES
+
+
+def test_every_experiment_is_in_the_table() -> None:
+    named = set(re.findall(r"^\| `(\w+)`", README, re.MULTILINE))
+    assert {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")} == named

@@ -1,0 +1,275 @@
+"""Wrong input gets one message that names the thing and what to type, exit code 2, and leaves nothing behind."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import generate
+from tests.verbs.command import QUICK, REPOSITORY, finish, run, runs, start
+
+
+def refused(verb: str, *arguments: str, cwd: Path) -> str:
+    """The message of a refusal."""
+    before = sorted(cwd.rglob("*"))
+    result = run(verb, *arguments, cwd=cwd)
+    assert result.code == 2, result.out + result.err
+    assert "Traceback" not in result.err + result.out
+    assert result.err.startswith("error: ")
+    assert [path for path in sorted(cwd.rglob("*")) if path not in before] == []
+    return result.err
+
+
+def train(*arguments: str, cwd: Path) -> str:
+    return refused(
+        "train", "experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", *arguments, cwd=cwd
+    )
+
+
+@pytest.fixture
+def cwd(folder: Path, tmp_path: Path) -> Path:
+    """A folder with photos/, 20 of each of 3 classes."""
+    generate.copy(folder, tmp_path / "photos")
+    return tmp_path
+
+
+def damage_nothing(root: Path) -> None:
+    pass
+
+
+def remove_images(root: Path) -> None:
+    for path in root.rglob("*.jpg"):
+        path.unlink()
+    for path in root.iterdir():
+        path.rmdir()
+
+
+def flatten(root: Path) -> None:
+    for number, path in enumerate(list(root.rglob("*.jpg"))):
+        path.rename(root / f"{number}.jpg")
+    for path in [path for path in root.iterdir() if path.is_dir()]:
+        path.rmdir()
+
+
+def one_class(root: Path) -> None:
+    shutil.rmtree(root / "red")
+    shutil.rmtree(root / "green")
+
+
+def unknown_class(root: Path) -> None:
+    classes = list(root.iterdir())
+    for part in ("train", "val"):
+        for path in classes:
+            generate.copy(path, root / part / path.name)
+    for path in classes:
+        shutil.rmtree(path)
+    (root / "val" / "red").rename(root / "val" / "crimson")
+
+
+def empty_class(root: Path) -> None:
+    (root / "purple").mkdir()
+
+
+def broken_files(root: Path) -> None:
+    whole = (root / "red" / "000.jpg").read_bytes()
+    (root / "red" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "green" / "zero.jpg").write_bytes(b"")
+    (root / "blue" / "text.jpg").write_text("hello")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (shutil.rmtree, ["photos does not exist", "data.root="]),
+        (remove_images, ["no class folders", "data.root="]),
+        (flatten, ["no class folders (60 images lie directly in it)", "data.root="]),
+        (one_class, ["one class only ('blue')"]),
+        (unknown_class, ["photos/val", "'crimson'", "blue, green, red"]),
+        (empty_class, ["photos/purple holds no image"]),
+        (broken_files, ["3 of 63", "red/cut.jpg", "green/zero.jpg: empty", "blue/text.jpg", "data.on_error=skip"]),
+    ],
+)
+def test_data(damage: Callable[[Path], None], said: list[str], cwd: Path) -> None:
+    damage(cwd / "photos")
+    message = train(cwd=cwd)
+    assert all(part in message for part in said), message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("data.root=???", "type data.root="),
+        ("data.batch_size=64", "batch size 64 is larger than the 42 training images: use data.batch_size=32"),
+        ("experiment=dogs_resnt", "did you mean dogs_resnet"),
+        ("data.bach_size=8", "did you mean data.batch_size"),
+        ("optimiser=sgd", "did you mean optimizer"),
+        ("optimizer=adam", "did you mean adamw"),
+        ("optimizer._target_=torch.optim.Adem", "did you mean Adam"),
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
+        ("+optimizer.momentun=0.9", "momentun"),
+        (
+            "model=timm model.name=resnet81 model.pretrained=false",
+            "model.name=resnet81 is no network of timm: did you mean",
+        ),
+        ("model=timm model.weights=none.pth", "model.weights=none.pth does not exist"),
+        ("data.image_size=2", "data.image_size=[2, 2] is too small"),
+        ("model=timm model.name=inception_v3 model.pretrained=false data.image_size=40", "use another data.image_size"),
+        ("monitor=val/accuracy", "monitor=val/accuracy is not logged: did you mean val/acc?"),
+        ("data.val_fraction=0", "data.val_fraction"),
+        ("trainer=gpu", "use trainer=cpu"),
+        ("trainer.precision=16-mixed", "use trainer.precision=bf16-mixed or 32-true"),
+        ("trainer.precision=8", "Precision 8 is invalid"),
+        ("trainer.devices=0", "devices=0"),
+        ("trainer.max_epochs=-1", "use trainer.max_epochs="),
+        ("data.on_error=ignore", "data.on_error=ignore is unknown: choose from: raise, skip"),
+        ("data.resize=strech", "data.resize=strech"),
+        ("data.split_file=none.csv", "none.csv"),
+        ("init_from=none.ckpt", "init_from=none.ckpt does not exist"),
+        ("resume=none", "resume=none does not exist"),
+        ("resume=latest", "resume=latest: no run below logs"),
+        ("data.root=a(b", "data folder a(b does not exist"),
+    ],
+)
+def test_overrides(overrides: str, said: str, cwd: Path) -> None:
+    assert said in train(*overrides.split(" "), cwd=cwd)
+
+
+@pytest.mark.parametrize("hub", ["resnet18"])
+def test_no_hub(hub: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = train("model=timm", f"model.name={hub}", cwd=cwd)
+    assert "model.weights=FILE" in message
+    assert "model.pretrained=false" in message
+
+
+BOX = [("red", (1, 1, 20, 20))]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<annotation><object>", "malformed XML"),
+        (generate.voc_xml([], (48, 40)), "no <object>"),
+        ("<annotation><object><name>red</name></object></annotation>", "lacks <xmin>"),
+        (generate.voc_xml([("red", (9, 9, 3, 20))], (48, 40)), "empty box"),
+        (generate.voc_xml([("red", (500, 500, 600, 600))], (48, 40)), "lies outside the image"),
+        ('<!DOCTYPE a [<!ENTITY x "red">]><annotation><object><name>&x;</name></object></annotation>', "refused"),
+    ],
+)
+def test_annotations(text: str, said: str, annotated: Path, tmp_path: Path) -> None:
+    generate.copy(annotated, tmp_path / "photos")
+    (tmp_path / "photos" / "annotations" / "red_000.xml").write_text(text)
+    message = train("data=annotation_crop", cwd=tmp_path)
+    assert said in message
+    assert "red_000" in message
+    assert "data.on_error=skip" in message
+
+
+def test_annotation_of_a_missing_image(annotated: Path, tmp_path: Path) -> None:
+    generate.copy(annotated, tmp_path / "photos")
+    (tmp_path / "photos" / "images" / "red_000.jpg").unlink()
+    message = train("data=annotation_crop", cwd=tmp_path)
+    assert "annotations/red_000.xml: no image" in message
+
+
+def test_skipped_files_are_listed_in_the_run(cwd: Path) -> None:
+    broken_files(cwd / "photos")
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "data.on_error=skip")
+    result = run("train", *arguments, cwd=cwd)
+    assert result.code == 0, result.err
+    assert "left out 3 of 63" in result.out
+    (run_dir,) = runs(cwd / "logs")
+    listed = (run_dir / "skipped.tsv").read_text().splitlines()
+    assert {line.split("\t")[0] for line in listed[1:]} == {"red/cut.jpg", "green/zero.jpg", "blue/text.jpg"}
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Path, str]]:
+        return Path.write_text, (self.target, "code ran")
+
+
+@pytest.mark.parametrize("verb", ["eval", "predict"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "does not exist"),
+        ("empty", "is cut off, or no checkpoint"),
+        ("text", "is cut off, or no checkpoint"),
+        ("foreign", "was not written by src/train.py"),
+        ("code", "could run code"),
+        ("pickle", "no checkpoint"),
+        ("module", "could run code"),
+    ],
+)
+def test_checkpoints(verb: str, kind: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.ckpt"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "code":
+        torch.save({"state_dict": {}, "x": Payload(tmp_path / "evil")}, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(tmp_path / "evil")))
+    elif kind == "module":
+        torch.save(torch.nn.Linear(2, 2), path)
+    arguments = ("ckpt_path=some.ckpt", *(["inputs=."] if verb == "predict" else []))
+    message = refused(verb, *arguments, cwd=tmp_path)
+    assert "ckpt_path=some.ckpt" in message
+    assert said in message
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_checkpoint_that_is_cut_off(cwd: Path) -> None:
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "run_dir=run")
+    assert run("train", *arguments, cwd=cwd).code == 0
+    last = cwd / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:100_000])
+    assert "is cut off" in refused("eval", f"ckpt_path={last}", cwd=cwd)
+    assert "is cut off" in refused("train", "resume=run", cwd=cwd)
+    assert "holds a run already: use resume=run" in refused("train", *arguments, cwd=cwd)
+
+
+def test_verbs_without_their_argument(cwd: Path) -> None:
+    assert "ckpt_path=latest" in refused("eval", cwd=cwd)
+    assert "ckpt_path=latest" in refused("predict", "inputs=photos", cwd=cwd)
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos")
+    assert run("train", *arguments, cwd=cwd).code == 0
+    assert "type inputs=" in refused("predict", "ckpt_path=latest", cwd=cwd)
+    assert "no file, no folder" in refused("predict", "ckpt_path=latest", "inputs=none/*.jpg", cwd=cwd)
+    assert "no half part" in refused("eval", "ckpt_path=latest", "split=half", cwd=cwd)
+    assert "did you mean data.root" in refused("eval", "ckpt_path=latest", "data.rot=photos", cwd=cwd)
+
+
+def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path) -> None:
+    """A callback of the user's that fails is no wrong input."""
+    (cwd / "failing.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "class Failing(pl.Callback):\n"
+        "    def on_train_start(self, trainer, pl_module):\n"
+        "        raise RuntimeError('a bug')\n"
+    )
+    script = REPOSITORY / "src" / "train.py"
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(cwd))
+        process = start("train", *arguments, "+callbacks.failing._target_=failing.Failing", cwd=cwd)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, script
+    assert "RuntimeError: a bug" in output
+
+
+def test_it_still_works(cwd: Path) -> None:
+    """The same command line without a fault, in a process of its own."""
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos")
+    assert "metrics.json" in finish(start("train", *arguments, cwd=cwd))
