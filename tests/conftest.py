@@ -1,8 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import generate
+
+# threads of several processes fighting for few cores are slower than one each, and add in another order
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import generate
-from tests.verbs.command import REPOSITORY
+from tests.verbs.command import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -59,6 +59,15 @@ def execute(words: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def do(words: list[str], cwd: Path) -> None:
+    """Run an entry point: the clone's own where the command needs what the README added, else, faster, in here."""
+    if any(added in word for word in words for added in ("birds", "by_name")):
+        execute(words, cwd)
+        return
+    result = run(Path(words[1]).stem, *words[2:], cwd=cwd)
+    assert result.code == 0, f"{' '.join(words)}\n{result.out}{result.err}"
+
+
 def test_it_is_short() -> None:
     assert len(README.splitlines()) < 250
 
@@ -83,8 +92,8 @@ def test_commands(clone: Path) -> None:
             if "new_photos" in command and not (clone / "new_photos").exists():
                 generate.copy(clone / "my_photos", clone / "new_photos")
                 # the latest run is then one on photographs of the same classes
-                execute(shortened("python src/train.py experiment=folder_cnn data.root=my_photos"), clone)
-            execute(shortened(command), clone)
+                do(shortened("python src/train.py experiment=folder_cnn data.root=my_photos"), clone)
+            do(shortened(command), clone)
 
 
 @pytest.mark.slow
@@ -99,5 +108,8 @@ def test_use_from_python(clone: Path) -> None:
 
 
 def test_every_experiment_is_in_the_table() -> None:
-    named = set(re.findall(r"^\| `(\w+)`", README, re.MULTILINE))
+    table = README.partition("## Experiments")[2].partition("\nStanford Dogs")[0]
+    named = {
+        name for row in table.splitlines() if row[:3] == "| `" for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
     assert {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")} == named

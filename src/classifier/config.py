@@ -61,8 +61,7 @@ def new_run_dir(parent: Path) -> Path:
 
 def find_runs(log_dir: Path, name: str | None = None) -> list[Path]:
     """Run directories below `log_dir` (of the given name), the one started last at the end."""
-    configs = [*log_dir.glob("*/*/config.yaml"), *log_dir.glob("*/multirun_*/*/config.yaml")]
-    runs = [path.parent for path in configs if name is None or path.relative_to(log_dir).parts[0] == name]
+    runs = [path.parent for path in (log_dir if name is None else log_dir / name).rglob("config.yaml")]
     return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, str(run)))
 
 

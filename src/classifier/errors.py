@@ -14,7 +14,8 @@ class UserError(Exception):
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A sentence with the options nearest to `name`, or with all of them where none is near."""
     known = sorted({str(option) for option in options})
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    by_lower = {option.lower(): option for option in known}
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) > 40:

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from classifier.errors import UserError, did_you_mean
 
-WRONG_ARGUMENTS = (TypeError, ValueError, MisconfigurationException)
+WRONG_ARGUMENTS = (TypeError, ValueError, RuntimeError, MisconfigurationException)
 
 
 def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: bool = True, **keywords: Any) -> Any:
@@ -23,6 +23,8 @@ def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: b
     Raises:
         UserError: There is no such target, or it does not take these arguments.
     """
+    if "_target_" not in config:
+        raise UserError(f"{section}._target_ is missing: name what to build")
     try:
         return hydra.utils.instantiate(dict(config), *arguments, **keywords, _recursive_=recursive, _convert_="all")
     except InstantiationException as error:
@@ -35,6 +37,8 @@ def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: b
             raise UserError(
                 f"{section}._target_={config['_target_']} does not exist: {_near(config['_target_'])}"
             ) from error
+        if cause is None:  # Hydra itself refuses the target
+            raise UserError(f"{section} is refused: {' '.join(str(error).split())}") from error
         raise
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -139,7 +140,7 @@ def test_overrides(overrides: str, said: str, cwd: Path) -> None:
 
 @pytest.mark.parametrize("hub", ["resnet18"])
 def test_no_hub(hub: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets at the start
     message = train("model=timm", f"model.name={hub}", cwd=cwd)
     assert "model.weights=FILE" in message
     assert "model.pretrained=false" in message

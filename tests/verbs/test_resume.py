@@ -84,7 +84,7 @@ def test_a_finished_run_goes_on(scheduler: str, folder: Path, tmp_path: Path) ->
     assert runs(tmp_path / "logs") == [run_dir]
     assert metrics(run_dir)["epoch"] == 4
     with (run_dir / "metrics.csv").open() as file:
-        assert sorted({row["epoch"] for row in csv.DictReader(file)}) == ["0", "1", "2", "3", "4"][:5]
+        assert sorted({row["epoch"] for row in csv.DictReader(file)}) == ["0", "1", "2", "3"]
 
 
 def test_the_best_is_kept_when_the_run_was_moved(folder: Path, tmp_path: Path) -> None:

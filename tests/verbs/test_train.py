@@ -163,8 +163,8 @@ def test_help_is_fast_and_does_without_torch(tmp_path: Path) -> None:
 def test_annotation_crops_pay(tmp_path: Path) -> None:
     """Digits at random places on clutter: with their boxes they are easy, without hard to find."""
     generate.cluttered_digits(tmp_path / "set", count=700)
-    common = (*FOLDER, "augment=none", "data.channels=1", "data.batch_size=32")
-    common = (*common, "trainer.max_epochs=8", "optimizer.lr=0.002")
+    network = ("augment=none", "data.channels=1", "data.batch_size=32", "trainer.max_epochs=8", "optimizer.lr=0.002")
+    common = (*FOLDER, *network)
     assert run("train", *common, "data=annotation_crop", "data.root=set", "run_dir=boxes", cwd=tmp_path).code == 0
     assert run("train", *common, "data=folder", "data.root=set/images", "run_dir=whole", cwd=tmp_path).code == 0
     boxes, whole = (metrics(tmp_path / name)["test/acc"] for name in ("boxes", "whole"))

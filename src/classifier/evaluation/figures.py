@@ -17,7 +17,7 @@ def image_grid(images: torch.Tensor, titles: Sequence[str], columns: int = 8) ->
         axes = figure.add_subplot(rows, columns, number)
         pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
         axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
-        axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8)
+        axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8, parse_math=False)
         axes.axis("off")
     return figure
 
@@ -33,8 +33,8 @@ def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if readable:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
         for row, column in confusion.nonzero().tolist():
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=color, fontsize=8)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,7 +40,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
             writer.writerows(rows)
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise UserError(
             f"cannot write {path} ({error}): name another place with output=... or output_dir=..."
         ) from error

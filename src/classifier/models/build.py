@@ -35,12 +35,17 @@ def build_model(
     return Normalize(mean, std), network
 
 
-def _per_channel(values: Sequence[float], channels: int, key: str) -> list[float]:
-    numbers = [float(value) for value in values]
+def _per_channel(values: Any, channels: int, key: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.{key}={values} must be a list of numbers, such as model.{key}=[0.5,0.5,0.5]") from error
     if channels == 1 and len(numbers) == 3:
         numbers = [sum(numbers) / 3]
     if len(numbers) != channels:
         raise UserError(f"model.{key}={numbers} has {len(numbers)} numbers for {channels} channels")
+    if key == "std" and min(numbers) <= 0:
+        raise UserError(f"model.std={numbers} must be positive")
     return numbers
 
 
@@ -51,7 +56,7 @@ def require_image_size(network: nn.Module, in_chans: int, image_size: Sequence[i
     Raises:
         UserError: It does not take this size.
     """
-    training = network.training
+    training = {module: module.training for module in network.modules()}
     parameter = next(network.parameters())
     image = torch.zeros(1, in_chans, *image_size, device=parameter.device, dtype=parameter.dtype)
     try:
@@ -59,7 +64,8 @@ def require_image_size(network: nn.Module, in_chans: int, image_size: Sequence[i
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels "
-            f"({str(error).splitlines()[0]}): use another data.image_size"
+            f"({(str(error) or type(error).__name__).splitlines()[0]}): use another data.image_size"
         ) from error
     finally:
-        network.train(training)
+        for module, mode in training.items():
+            module.training = mode

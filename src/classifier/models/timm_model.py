@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from classifier.errors import UserError, did_you_mean
@@ -41,35 +42,52 @@ def timm_model(
     Raises:
         UserError: No such network, a missing file, or a hub that cannot be reached.
     """
-    if not timm.is_model(name.partition(".")[0]):
-        hint = did_you_mean(name, timm.list_models())
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
         raise UserError(f"model.name={name} is no network of timm: {hint}")
+    if tag and name not in (published := timm.list_pretrained(f"{architecture}.*")):
+        raise UserError(f"model.name={name}: timm has no such weights: {did_you_mean(name, published)}")
     for key, path in (("weights", weights), ("checkpoint_path", checkpoint_path)):
         if path is not None and not Path(path).is_file():
             raise UserError(f"model.{key}={path} does not exist")
-    options: dict[str, Any] = {"drop_rate": drop_rate}
+    if weights is not None and not pretrained:
+        raise UserError(f"model.weights={weights} is loaded with model.pretrained=true only")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
-    published = timm.get_pretrained_cfg(name)
-    if published is not None and published.fixed_input_size:
-        options["img_size"] = tuple(image_size)
     try:
-        network: nn.Module = timm.create_model(
-            name,
-            pretrained=pretrained,
-            pretrained_cfg_overlay=None if weights is None else {"file": weights},
-            checkpoint_path=checkpoint_path,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            **options,
-        )
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"cannot load weights for model.name={name} ({str(error).splitlines()[0]}): use model.weights=FILE for a "
-            "local copy, or model.pretrained=false to start without"
-        ) from error
-    except TypeError as error:
-        raise UserError(
-            f"model.name={name} does not take one of {', '.join(options)} ({error}): set it to null"
-        ) from error
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and config.fixed_input_size:
+            options["img_size"] = tuple(image_size)
+        if weights is not None:
+            return _with_weights(name, weights, options)
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path, **options)
+        return network
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds, as the file, the arguments or the hub may be at fault
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if weights or checkpoint_path:
+            file = f"model.weights={weights}" if weights else f"model.checkpoint_path={checkpoint_path}"
+            advice = f"see whether {file} holds weights for this network and number of classes"
+        elif isinstance(error, TypeError):
+            advice = "set the argument it does not take to null"
+        elif pretrained:
+            advice = (
+                "use model.weights=FILE for a local copy of its weights, or model.pretrained=false to start without"
+            )
+        else:
+            advice = "use another data.image_size or model.name"
+        raise UserError(f"cannot build model.name={name} ({reason}): {advice}") from error
+
+
+def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:
+    # timm takes a file of which nothing fits without a word: compare with the same network before loading
+    state = torch.get_rng_state()
+    plain: nn.Module = timm.create_model(name, pretrained=False, **options)
+    torch.set_rng_state(state)
+    network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
+    if all(torch.equal(a, b) for a, b in zip(plain.parameters(), network.parameters(), strict=True)):
+        raise UserError(f"model.weights={weights} holds nothing that fits model.name={name}")
     return network

@@ -4,8 +4,8 @@ import os
 import pickle
 import platform
 import warnings
-import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{target.name}.part")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with scratch.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(target)
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):
+                scratch.unlink()
             kept = "the previous one is unharmed" if target.exists() else "there was none before"
             raise UserError(
                 f"cannot write the checkpoint {target} ({error}); {kept}. "
@@ -147,12 +148,14 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of files that are refused anyway
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+        if is_zip:
             raise UserError(
                 f"{key}={path} is refused: it holds more than tensors and plain values, and opening it could run code"
             ) from error
         raise UserError(f"{key}={path} is no checkpoint: name one that src/train.py wrote") from error
-    except OSError as error:
+    except PermissionError as error:
         raise UserError(f"{key}={path} cannot be read: {error}") from error
     except Exception as error:  # torch raises many kinds on files that are cut off or hold something else
         raise UserError(f"{key}={path} is cut off, or no checkpoint: name one that src/train.py wrote") from error
@@ -171,7 +174,7 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     try:
         model = ImageClassifier(**checkpoint["hyper_parameters"])
         model.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, KeyError, RuntimeError) as error:
+    except (TypeError, KeyError, RuntimeError, UserError) as error:
         raise UserError(
             f"ckpt_path={path} holds another kind of model than this version builds ({str(error).splitlines()[0]})"
         ) from error
@@ -184,13 +187,15 @@ def init_from(model: pl.LightningModule, path: Path) -> str:
     Raises:
         UserError: The file cannot be used, or none of its weights fits.
     """
-    source: dict[str, torch.Tensor] = read_checkpoint(path, "init_from")["state_dict"]
-    target = model.state_dict()
+    # the statistics of `normalize` are this run's own
+    stored: dict[str, torch.Tensor] = read_checkpoint(path, "init_from")["state_dict"]
+    source = {name: value for name, value in stored.items() if name.startswith("network.")}
+    target = {name: value for name, value in model.state_dict().items() if name.startswith("network.")}
     reshaped = [name for name in source if name in target and source[name].shape != target[name].shape]
     missing = [name for name in target if name not in source]
     unused = [name for name in source if name not in target]
     matched = {name: value for name, value in source.items() if name in target and name not in reshaped}
-    if not any(name.startswith("network.") for name in matched):
+    if not matched:
         raise UserError(f"init_from={path} fits none of the network's weights: is it another kind of model?")
     model.load_state_dict(matched, strict=False)
     lines = [f"init_from={path}: {len(matched)} of {len(target)} tensors matched"]

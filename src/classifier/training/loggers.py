@@ -85,6 +85,8 @@ class EpochCSVLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if "epoch" not in metrics or any(name.endswith("_step") for name in metrics):
             return  # logged within an epoch
+        if any(name.startswith("test/") for name in metrics):
+            return  # of the best epoch, not of the last: metrics.json has it
         if self.rows is None:
             self.rows = self._read()
         epoch = int(metrics["epoch"])

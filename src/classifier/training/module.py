@@ -1,5 +1,6 @@
 """The one LightningModule."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,9 +146,10 @@ class ImageClassifier(pl.LightningModule):
         optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
         if self.hparams["scheduler"] is None:
             return optimizer
+        self.trainer.fit_loop.setup_data()  # the number of batches is known from here on
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         total_steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, total_steps, total_steps / epochs)
+        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, total_steps, steps_per_epoch)
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning would step it after the checkpoint of the epoch is written, and a resumed run would miss that
             # step: `on_train_epoch_end` takes it, and Lightning only keeps its state

@@ -1,0 +1,67 @@
+"""A small classifier, small random data and a Trainer, for tests of what happens in a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from classifier.training.module import Batch, ImageClassifier
+from classifier.training.trainer import make_trainer
+
+CNN: dict[str, Any] = {
+    "_target_": "classifier.models.SimpleCNN",
+    "widths": [4, 8],
+    "batch_norm": True,
+    "hidden": [],
+    "drop_rate": 0.2,
+    "pretrained": False,
+}
+ADAMW: dict[str, Any] = {"_target_": "torch.optim.AdamW", "lr": 0.01}
+
+
+def make_classifier(
+    num_classes: int = 3, size: int = 8, channels: int = 1, weight_seed: int = 0, **settings: Any
+) -> ImageClassifier:
+    torch.manual_seed(weight_seed)
+    arguments: dict[str, Any] = {
+        "model": CNN,
+        "classes": [f"class {number}" for number in range(num_classes)],
+        "preprocessing": {"image_size": [size, size], "channels": channels},
+        "optimizer": ADAMW,
+    }
+    return ImageClassifier(**{**arguments, **settings})
+
+
+def random_images(count: int, size: int = 8, channels: int = 1, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+
+
+def loader(count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int = 0) -> DataLoader[Batch]:
+    """Grey images of 8x8 pixels; labels 0, 1, 2, 0, 1, ..."""
+    images = random_images(count, seed=seed)
+    items = [
+        {"image": image, "label": torch.tensor(index % num_classes), "index": torch.tensor(index)}
+        for index, image in enumerate(images)
+    ]
+    return DataLoader(items, batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def trainer(run_dir: Path, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
+    config = {
+        "_target_": "pytorch_lightning.Trainer",
+        "accelerator": "cpu",
+        "devices": 1,
+        "precision": "32-true",
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    arguments: dict[str, Any] = {"logger": False, "enable_checkpointing": False, **settings}
+    if any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks):
+        arguments["enable_checkpointing"] = True
+    return make_trainer(config, run_dir, callbacks=list(callbacks), **arguments)

@@ -1,0 +1,102 @@
+import csv
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import metadata  # type: ignore[import-untyped]
+
+from classifier.training.callbacks import Throughput
+from classifier.training.loggers import EpochCSVLogger, RunTensorBoardLogger
+from tests.training import runs
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_run_leaves_one_row_an_epoch(tmp_path: Path) -> None:
+    logger = EpochCSVLogger(str(tmp_path))
+    trainer = runs.trainer(tmp_path, [Throughput()], max_epochs=3, logger=logger)
+    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
+
+    table = rows(tmp_path)
+    assert [row["epoch"] for row in table] == ["0", "1", "2"]
+    assert list(table[0])[:2] == ["epoch", "step"]
+    columns = {"epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "val/f1", "train/images_per_second"}
+    assert set(table[0]) == columns
+    assert all(value for row in table for value in row.values())
+    for name in ("train/loss", "val/loss"):
+        assert float(table[-1][name]) == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-5)
+
+
+def test_test_of_a_run_is_no_epoch(tmp_path: Path) -> None:
+    """A row behind the last epoch would be mixed with that epoch's own, should the run be resumed for longer."""
+    trainer = runs.trainer(tmp_path, max_epochs=2, logger=EpochCSVLogger(str(tmp_path)))
+    model = runs.make_classifier()
+    trainer.fit(model, runs.loader(), runs.loader())
+    trainer.test(model, runs.loader(), verbose=False)
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1"]
+
+
+def test_train_and_validation_share_a_row_and_steps_have_none(tmp_path: Path) -> None:
+    logger = EpochCSVLogger(str(tmp_path))
+    logger.log_metrics({"train/loss_step": 9.0, "epoch": 0}, step=3)
+    logger.log_metrics({"lr-AdamW": 0.1}, step=3)
+    assert not (tmp_path / "metrics.csv").exists()
+    logger.log_metrics({"val/loss": 0.25, "epoch": 0}, step=5)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=6)
+    logger.log_metrics({"train/loss": 1 / 3, "epoch": 1}, step=12)
+    assert rows(tmp_path) == [
+        {"epoch": "0", "step": "6", "train/loss": "0.5", "val/loss": "0.25"},
+        {"epoch": "1", "step": "12", "train/loss": "0.333333", "val/loss": ""},
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_resumed_run_replaces_the_rows_it_repeats(tmp_path: Path) -> None:
+    first = EpochCSVLogger(str(tmp_path))
+    for epoch in range(3):
+        first.log_metrics({"train/loss": 1.0 + epoch, "epoch": epoch}, step=epoch)
+    resumed = EpochCSVLogger(str(tmp_path))
+    resumed.log_metrics({"train/loss": 7.0, "epoch": 2}, step=2)
+    resumed.log_metrics({"train/loss": 8.0, "val/acc": 0.5, "epoch": 3}, step=3)
+    assert [(row["epoch"], row["train/loss"], row["val/acc"]) for row in rows(tmp_path)] == [
+        ("0", "1", ""),
+        ("1", "2", ""),
+        ("2", "7", ""),
+        ("3", "8", "0.5"),
+    ]
+
+
+def test_settings_are_in_the_hparams_tab(tmp_path: Path) -> None:
+    logger = RunTensorBoardLogger(str(tmp_path), log_graph=False)
+    settings = {"seed": 3, "model": {"drop_rate": 0.5, "widths": [4, 8], "weights": None}, "loss": {"kind": "ce"}}
+    logger.log_run(settings, ["val/acc", "test/acc"])
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path)).Reload()
+
+    content = events.PluginTagToContent(metadata.PLUGIN_NAME)
+    assert set(content) == {metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG}
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    shown = {key: value.WhichOneof("kind") for key, value in start.hparams.items()}
+    assert shown == {
+        "seed": "number_value",
+        "model.drop_rate": "number_value",
+        "model.widths": "string_value",
+        "loss.kind": "string_value",
+    }
+    assert start.hparams["model.widths"].string_value == "[4, 8]"
+    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert {info.name.tag for info in experiment.metric_infos} == {"val/acc", "test/acc"}
+
+
+def test_run_writes_curves_and_graph_into_the_run_directory_itself(tmp_path: Path) -> None:
+    logger = RunTensorBoardLogger(str(tmp_path))
+    trainer = runs.trainer(tmp_path, max_epochs=2, logger=logger)
+    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["graph"]
+    assert [scalar.step for scalar in events.Scalars("val/loss")] == [2, 5]

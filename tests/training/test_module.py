@@ -1,0 +1,203 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from classifier.errors import UserError
+from classifier.seeding import seed_place
+from classifier.training.checkpoint import RunCheckpoint
+from tests.training import runs
+
+OPTIM = "classifier.training.optim"
+
+
+def test_hyper_parameters_are_plain_and_load_nothing() -> None:
+    network = {"_target_": "classifier.models.timm_model", "name": "resnet18", "pretrained": False, "weights": None}
+    wanted = {**network, "drop_rate": 0.25}
+    hparams = dict(runs.make_classifier(model=wanted, scheduler={"_target_": f"{OPTIM}.cosine"}).hparams)
+    assert json.loads(json.dumps(hparams)) == hparams
+    assert hparams["model"] == wanted
+    assert set(hparams) == {"model", "classes", "preprocessing", "optimizer", "scheduler", "loss", "seed"}
+
+
+def test_hyper_parameters_of_a_pretrained_network_do_not_ask_for_the_hub(tmp_path: Path) -> None:
+    file = tmp_path / "published.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), file)
+    network = {"_target_": "classifier.models.timm_model", "name": "resnet18", "pretrained": True}
+    model = runs.make_classifier(model={**network, "weights": str(file)})
+    kept = model.hparams["model"]
+    assert (kept["pretrained"], kept["weights"]) == (False, None)
+    file.unlink()
+    assert runs.make_classifier(**model.hparams).network.state_dict().keys() == model.network.state_dict().keys()
+
+
+def test_forward_takes_raw_pixels() -> None:
+    model = runs.make_classifier(channels=3).eval()
+    images = runs.random_images(5, channels=3)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    expected = model.network((images.float() / 255 - mean) / std)
+    torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_training_loss_equals_that_of_torch(label_smoothing: float, tmp_path: Path) -> None:
+    network = {**runs.CNN, "drop_rate": 0.0}
+    still = {"_target_": "torch.optim.SGD", "lr": 0.0}
+    model = runs.make_classifier(model=network, optimizer=still, loss={"label_smoothing": label_smoothing})
+    loader = runs.loader(count=10)  # batches of 4, 4 and 2
+
+    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing, reduction="sum")
+    with torch.no_grad():
+        sums = [criterion(model.train()(batch["image"]), batch["label"]).item() for batch in loader]
+    trainer = runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(model, loader, loader)
+
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(sum(sums) / 10, rel=1e-5)
+    with torch.no_grad():  # validation is not smoothed
+        plain = [functional.cross_entropy(model.eval()(b["image"]), b["label"], reduction="sum").item() for b in loader]
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(sum(plain) / 10, rel=1e-5)
+
+
+def test_model_learns_a_small_batch_by_heart(tmp_path: Path) -> None:
+    rate = {"_target_": "torch.optim.AdamW", "lr": 0.03}
+    model = runs.make_classifier(optimizer=rate, model={**runs.CNN, "drop_rate": 0.0})
+    loader = runs.loader(count=12, batch_size=12)
+    trainer = runs.trainer(tmp_path, max_epochs=60)
+    [before] = trainer.validate(model, loader, verbose=False)
+    trainer.fit(model, loader)
+    [after] = trainer.validate(model, loader, verbose=False)
+    assert before["val/acc"] < 0.9
+    assert after["val/acc"] == 1.0
+    assert after["val/loss"] < 0.1
+
+
+class Draws(pl.Callback):
+    """What dropout would draw in each training batch; and a disturbance between the batches."""
+
+    def __init__(self, disturb: bool = False) -> None:
+        self.disturb = disturb
+        self.drawn: list[float] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.get_submodule("network").register_forward_pre_hook(self.note)
+
+    def note(self, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if network.training:
+            state = torch.get_rng_state()
+            self.drawn.append(torch.rand(1).item())
+            torch.set_rng_state(state)
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if self.disturb:
+            torch.rand(7)
+
+
+def draws(run_dir: Path, seed: int = 0, disturb: bool = False) -> list[float]:
+    record = Draws(disturb)
+    runs.trainer(run_dir, [record], max_epochs=2).fit(runs.make_classifier(seed=seed), runs.loader(), runs.loader())
+    return record.drawn
+
+
+def test_draw_depends_on_the_place_in_the_run_alone(tmp_path: Path) -> None:
+    drawn = draws(tmp_path)
+    assert len(set(drawn)) == 6  # 2 epochs of 3 batches
+    assert draws(tmp_path, disturb=True) == drawn
+    assert not set(draws(tmp_path, seed=1)) & set(drawn)
+
+    def expected(rank: int) -> list[float]:
+        found = []
+        for epoch in range(2):
+            for batch in range(3):
+                seed_place(0, epoch, batch, rank)
+                found.append(torch.rand(1).item())
+        return found
+
+    assert drawn == expected(rank=0)
+    assert not set(drawn) & set(expected(rank=1))
+
+
+@pytest.mark.parametrize("num_classes", [3, 5, 6])
+def test_metric_names_are_what_a_run_logs(num_classes: int, tmp_path: Path) -> None:
+    model = runs.make_classifier(num_classes=num_classes)
+    trainer = runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(model, runs.loader(num_classes=num_classes), runs.loader(num_classes=num_classes))
+    assert set(trainer.callback_metrics) - {"train/loss_step"} == model.metric_names
+
+
+class Losses(pl.Callback):
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.losses.append(trainer.callback_metrics["val/loss"].item())
+
+
+def test_plateau_steps_before_the_checkpoint_of_its_epoch(tmp_path: Path) -> None:
+    # the loss falls, which `max` takes for a plateau
+    plateau = {"_target_": f"{OPTIM}.plateau", "monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0}
+    every = RunCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    record = Losses()
+    model = runs.make_classifier(scheduler=plateau)
+    runs.trainer(tmp_path, [every, record], max_epochs=4).fit(model, runs.loader(), runs.loader())
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], runs.ADAMW["lr"])
+    reference = ReduceLROnPlateau(optimizer, "max", 0.5, 0)
+    for epoch, loss in enumerate(record.losses):
+        reference.step(loss)
+        checkpoint = torch.load(tmp_path / f"epoch={epoch}.ckpt")
+        [state] = checkpoint["lr_schedulers"]
+        assert state["last_epoch"] == epoch + 1
+        assert state["best"] == pytest.approx(reference.best)
+        rate = reference.optimizer.param_groups[0]["lr"]
+        assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(rate)
+    assert rate < runs.ADAMW["lr"]
+
+
+class Rates(pl.Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+def test_run_that_is_resumed_for_longer_takes_up_the_longer_schedule(name: str, tmp_path: Path) -> None:
+    def rates(max_epochs: int, ckpt_path: Path | None = None) -> list[float]:
+        record = Rates()
+        last = RunCheckpoint(dirpath=tmp_path, filename="last", enable_version_counter=False)
+        model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.{name}"})
+        trainer = runs.trainer(tmp_path, [record, last], max_epochs=max_epochs)
+        trainer.fit(model, runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
+        return record.rates
+
+    longer = rates(4)
+    rates(2)
+    resumed = rates(4, tmp_path / "last.ckpt")
+    assert len(resumed) == 6
+    assert resumed[1:] == pytest.approx(longer[7:])
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_steps": 7}, {"max_epochs": 10, "max_steps": 7}, {"max_epochs": 3}], ids=["steps", "both", "epochs"]
+)
+def test_epochs_of_a_schedule_are_those_of_the_data(limits: dict[str, int], tmp_path: Path) -> None:
+    """A warm-up of one epoch takes the 3 batches of one epoch, however the run is limited."""
+    record = Rates()
+    model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.cosine", "warmup_epochs": 1})
+    runs.trainer(tmp_path, [record], **limits).fit(model, runs.loader(), runs.loader())
+    assert record.rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+
+
+def test_endless_run_needs_an_end(tmp_path: Path) -> None:
+    model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.cosine"})
+    with pytest.raises(UserError, match=r"trainer\.max_epochs="):
+        runs.trainer(tmp_path, max_epochs=-1).fit(model, runs.loader(), runs.loader())

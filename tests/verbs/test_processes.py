@@ -1,0 +1,51 @@
+"""Several processes: one run directory, one set of logs, the same kind of result."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.verbs.command import QUICK, REPOSITORY, finish, metrics, runs, start
+
+RUN = (
+    "experiment=folder_cnn",
+    "model=simple_cnn",
+    *QUICK,
+    "trainer=ddp_sim",
+    "trainer.max_epochs=2",
+    "data.batch_size=4",
+)
+
+
+def test_two_processes_write_one_run(folder: Path, tmp_path: Path) -> None:
+    output = finish(start("train", *RUN, f"data.root={folder}", cwd=tmp_path))
+    (run_dir,) = runs(tmp_path / "logs")
+    assert output.count("cpu x 2") == 1
+    # 42 images, 2 x 4 a step, 2 epochs; the remainder of one for each is left out
+    assert metrics(run_dir)["global_step"] == 10
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) in (3, 4)
+
+
+@pytest.mark.slow
+def test_torchrun(folder: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        str(REPOSITORY / "src" / "train.py"),
+    ]
+    subprocess.run([*command, *RUN, f"data.root={folder}"], cwd=tmp_path, check=True, timeout=300)
+    (run_dir,) = runs(tmp_path / "logs")
+    assert metrics(run_dir)["global_step"] == 10
+
+
+@pytest.mark.slow
+def test_multirun_of_two_processes(folder: Path, tmp_path: Path) -> None:
+    finish(start("train", "-m", *RUN, f"data.root={folder}", "seed=1,2", cwd=tmp_path))
+    first, second = runs(tmp_path / "logs")
+    assert (first.name, second.name) == ("0", "1")
+    assert metrics(first)["train/loss"] != metrics(second)["train/loss"]
