@@ -166,7 +166,9 @@ def _own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
 
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
-    shown = {key: settings[key] for key in ("data", "model", "optimizer", "scheduler", "loss", "seed")}
+    # what runs are compared by; TensorBoard's table is hard to read with more
+    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "seed")}
+    shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:
         if isinstance(logger, RunTensorBoardLogger):
