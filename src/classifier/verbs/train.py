@@ -1,24 +1,16 @@
 """The training run, from a config to metrics."""
 
 import logging
-import os
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from classifier.cli import override, restore_variable
-from classifier.config import new_run_dir, on_main_process, plain
+from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
@@ -27,10 +19,9 @@ from classifier.training.checkpoint import RUN_KEY, RunRecord, init_from, read_c
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.trainer import build_trainer
+from classifier.verbs.run import own_processes, run_directory
 
 log = logging.getLogger(__name__)
-
-LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -42,7 +33,6 @@ def train(config: DictConfig) -> dict[str, float]:
     Raises:
         UserError: Wrong input. What a new run has written by then is removed.
     """
-    started = time.monotonic()
     resuming = config.resume is not None
     if config.name is None:
         config.name = str(HydraConfig.get().runtime.choices["experiment"])
@@ -50,7 +40,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
     datamodule.setup()
-    with _run_directory(config, resuming) as run_dir:
+    with run_directory(config, resuming) as run_dir:
         settings = plain(config)
         last = run_dir / "checkpoints" / "last.ckpt"
         if resuming and not last.exists():
@@ -66,10 +56,12 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule, run_dir)
-        with _own_processes(run_dir, resuming):
+        with own_processes(run_dir, resuming):
+            started = time.monotonic()
             trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            fit_seconds = time.monotonic() - started
             metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
-        metrics["fit_seconds"] = round(time.monotonic() - started, 3)
+        metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
             write_json(run_dir / "metrics.json", metrics)
             _report(run_dir, metrics)
@@ -105,64 +97,6 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
             f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
             "or monitor=train/loss mode=min"
         )
-
-
-@contextmanager
-def _run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
-    """Make the run's directory and write it into the config; remove it again where the run never started."""
-    given = config.run_dir is not None
-    parent = Path(config.log_dir, config.name)
-    made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    if given:
-        run_dir = Path(config.run_dir)
-        if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
-            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
-    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
-    else:
-        run_dir = _agree_on(lambda: new_run_dir(parent))
-    run_dir.mkdir(parents=True, exist_ok=True)
-    config.run_dir = str(run_dir)
-    try:
-        yield run_dir
-    finally:
-        if on_main_process() and not given and not (run_dir / "config.yaml").exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
-            for folder in made_here:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
-
-
-def _agree_on(choose: Callable[[], Path]) -> Path:
-    """The main process's choice. Processes that torchrun started learn it over torchrun's own store."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
-        return choose()
-    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if on_main_process():
-        store.set(key, str(choose()))
-    return Path(store.get(key).decode())
-
-
-@contextmanager
-def _own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
-    """Let processes that Lightning starts run this job alone, in this directory, and leave no trace of them.
-
-    They repeat sys.argv: a multirun would run whole again in each, and `latest` could mean another run. And what
-    the first job of a multirun leaves behind in the environment would keep the second from starting its own.
-    """
-    arguments, environment = list(sys.argv), {key: os.environ.get(key) for key in LAUNCH_VARIABLES}
-    if HydraConfig.initialized() and not resuming:
-        sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", str(run_dir))]
-    started_here = not torch.distributed.is_initialized()
-    try:
-        yield
-    finally:
-        sys.argv[:] = arguments
-        if started_here and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-            for key, value in environment.items():
-                restore_variable(key, value)
 
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:

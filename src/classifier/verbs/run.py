@@ -1,0 +1,77 @@
+"""Where a run writes, and which processes take part in it."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from classifier.cli import override, restore_variable
+from classifier.config import new_run_dir, on_main_process
+from classifier.errors import UserError
+
+LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+@contextmanager
+def run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
+    """Make the run's directory and write it into the config; remove it again where the run never started."""
+    given = config.run_dir is not None
+    parent = Path(config.log_dir, config.name)
+    made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    if given:
+        run_dir = Path(config.run_dir)
+        if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
+            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
+    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
+    else:
+        run_dir = _agree_on(lambda: new_run_dir(parent))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config.run_dir = str(run_dir)
+    try:
+        yield run_dir
+    finally:
+        if on_main_process() and not given and not (run_dir / "config.yaml").exists():
+            shutil.rmtree(run_dir, ignore_errors=True)
+            for folder in made_here:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+
+def _agree_on(choose: Callable[[], Path]) -> Path:
+    """The main process's choice. Processes that torchrun started learn it over torchrun's own store."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return choose()
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if on_main_process():
+        store.set(key, str(choose()))
+    return Path(store.get(key).decode())
+
+
+@contextmanager
+def own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
+    """Let processes that Lightning starts run this job alone, in this directory, and leave no trace of them.
+
+    They repeat sys.argv: a multirun would run whole again in each, and `latest` could mean another run. And what
+    the first job of a multirun leaves behind in the environment would keep the second from starting its own.
+    """
+    arguments, environment = list(sys.argv), {key: os.environ.get(key) for key in LAUNCH_VARIABLES}
+    if HydraConfig.initialized() and not resuming:
+        sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", str(run_dir))]
+    started_here = not torch.distributed.is_initialized()
+    try:
+        yield
+    finally:
+        sys.argv[:] = arguments
+        if started_here and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            for key, value in environment.items():
+                restore_variable(key, value)
