@@ -11,7 +11,8 @@ import torch
 
 from classifier.data import ImageFolderDataModule
 from classifier.errors import UserError
-from classifier.training.checkpoint import RunCheckpoint, RunRecord, init_from, open_model, read_checkpoint
+from classifier.training.checkpoint import init_from, open_model, read_checkpoint
+from classifier.training.saving import RunCheckpoint, RunRecord
 from tests.training import runs
 
 CONFIG = {"seed": 0, "trainer": {"precision": "32-true"}}

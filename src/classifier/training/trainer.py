@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 
 from classifier.errors import UserError
 from classifier.instantiate import build
-from classifier.training.checkpoint import AtomicCheckpointIO
+from classifier.training.saving import AtomicCheckpointIO
 
 # advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
 # over processes, and a short epoch's loss is logged each epoch

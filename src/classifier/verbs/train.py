@@ -15,9 +15,10 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
 from classifier.models import require_image_size
-from classifier.training.checkpoint import RUN_KEY, RunRecord, init_from, read_checkpoint
+from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
+from classifier.training.saving import RunRecord
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from classifier.errors import UserError
-from classifier.training.checkpoint import AtomicCheckpointIO
+from classifier.training.saving import AtomicCheckpointIO
 
 SMALL = {"weight": torch.arange(10)}
 LARGE = {"weight": torch.zeros(1 << 20)}  # 4 MiB
