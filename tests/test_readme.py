@@ -88,6 +88,8 @@ def test_make_targets_exist() -> None:
 def test_commands(clone: Path) -> None:
     """In the README's order, as later ones use what earlier ones made."""
     for command in COMMANDS:
+        if command == "make train":
+            do(["python", "src/train.py", "trainer.max_epochs=2"], clone)  # what it does, in this environment
         if command.startswith("python"):
             if "new_photos" in command and not (clone / "new_photos").exists():
                 generate.copy(clone / "my_photos", clone / "new_photos")

@@ -14,17 +14,24 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from classifier.config import CONFIG_DIR, find_checkpoint, find_run, offer_stored, on_main_process, stored_config
+from classifier.config import (
+    CONFIG_DIR,
+    find_checkpoint,
+    find_run,
+    offer_stored,
+    on_main_process,
+    restore_variable,
+    stored_config,
+)
 from classifier.errors import UserError, did_you_mean
+from classifier.overrides import argument, quoted, replace_arguments
 
 WRONG_INPUT = 2  # exit code
 HELP = {"--help", "-h"}
+HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.batch_size", "data.num_workers", "data.image_size",
                "data.val_fraction", "data.test_fraction", "optimizer.lr", "optimizer.weight_decay",
                "trainer.max_epochs", "trainer.max_steps")  # fmt: skip
-# values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
-PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
-             "data.split_file", "model.weights", "model.checkpoint_path")  # fmt: skip
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "init_from")
 
 
@@ -56,7 +63,7 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
     refusals: list[UserError] = []
     arguments = sys.argv[1:]
     try:
-        sys.argv[1:] = _quoted(arguments)
+        sys.argv[1:] = quoted(arguments)
         config_name = _prepare(verb)
         if HELP & set(sys.argv[1:]):
             _print_help(config_name)
@@ -90,51 +97,24 @@ def _message(error: UserError) -> str:
     return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
 
 
-def restore_variable(variable: str, value: str | None) -> None:
-    """Set an environment variable back to `value`, None for unset."""
-    if value is None:
-        os.environ.pop(variable, None)
-    else:
-        os.environ[variable] = value
-
-
-def argument(key: str) -> str | None:
-    """The value typed as key=value on the command line, unquoted; None where it is absent or null."""
-    for text in reversed(sys.argv[1:]):
-        name, equals, value = text.partition("=")
-        if equals and name.lstrip("+") == key:
-            value = re.sub(r"\\(['\\])", r"\1", value[1:-1]) if value[:1] in "'\"" and value[:1] else value
-            return None if value in ("null", "") else value
-    return None
-
-
-def override(key: str, value: str) -> str:
-    """key=value with the value quoted for Hydra's grammar."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
-
-
-def _quoted(arguments: list[str]) -> list[str]:
-    if any(text in ("-m", "--multirun") for text in arguments):
-        return arguments  # a comma there separates values
-    result = []
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[$"
-        result.append(text if not equals or plain else override(key, value))
-    return result
-
-
 def _prepare(verb: str) -> str:
     """Look up what `resume` or `ckpt_path` stored, offer it to Hydra, and name the config to compose."""
     log_dir = Path(argument("log_dir") or "logs")
     if verb == "train":
         resume = argument("resume")
         if resume is None:
+            if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
+                sys.argv.insert(1, "~experiment")  # the default one is for its own data
             return "train"
         run = find_run(resume, log_dir, argument("name") or argument("experiment"))
         offer_stored(stored_config(run), KEPT_ON_RESUME)
-        _replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir"))
+        if (hardware := argument("trainer")) is not None:  # another machine, but as many epochs as before
+            chosen = {**_yaml("trainer", "default"), **_yaml("trainer", hardware)}
+            sys.argv[1:] = [
+                *(f"trainer.{key}={chosen[key]}" for key in HARDWARE),
+                *(text for text in sys.argv[1:] if not text.startswith("trainer=")),
+            ]
+        replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir"))
         return "resume"
     path = argument("ckpt_path")
     if path is not None:
@@ -143,7 +123,7 @@ def _prepare(verb: str) -> str:
 
         config = read_checkpoint(found)[RUN_KEY]["config"]
         offer_stored({**config, "run": {"trainer": {"precision": config["trainer"]["precision"]}}}, ("run",))
-        _replace_arguments({"ckpt_path": str(found)})
+        replace_arguments({"ckpt_path": str(found)})
     elif (HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}) & set(sys.argv[1:]):
         offer_stored({"data": {}}, ())
     else:
@@ -151,10 +131,13 @@ def _prepare(verb: str) -> str:
     return verb
 
 
-def _replace_arguments(values: dict[str, str], drop: tuple[str, ...] = ()) -> None:
-    gone = {*values, *drop}
-    kept = [text for text in sys.argv[1:] if text.partition("=")[0].lstrip("+") not in gone]
-    sys.argv[1:] = [*kept, *(override(key, value) for key, value in values.items())]
+def _yaml(group: str, option: str) -> dict[str, Any]:
+    path = CONFIG_DIR / group / f"{option}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{group}={option} does not exist: {did_you_mean(option, (p.stem for p in path.parent.iterdir()))}"
+        )
+    return dict(OmegaConf.load(path))
 
 
 def _print_help(config_name: str) -> None:

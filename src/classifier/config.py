@@ -121,7 +121,7 @@ def run_dir_of(checkpoint: Path) -> Path:
 
 def on_main_process() -> bool:
     """Whether this is the only process, or the first of several (as Lightning, torchrun and SLURM number them)."""
-    return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+    return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def stored_config(run: Path) -> dict[str, Any]:
@@ -141,3 +141,11 @@ def stored_config(run: Path) -> dict[str, Any]:
 
     moved: dict[str, Any] = here(plain(config))
     return moved
+
+
+def restore_variable(variable: str, value: str | None) -> None:
+    """Set an environment variable back to `value`, None for unset."""
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value

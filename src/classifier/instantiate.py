@@ -13,6 +13,22 @@ from classifier.errors import UserError, did_you_mean
 WRONG_ARGUMENTS = (TypeError, ValueError, RuntimeError, MisconfigurationException)
 
 
+def require_targets(config: Any, section: str, roots: tuple[str, ...]) -> None:
+    """Refuse a section that names, at any depth, something to call outside of `roots`, such as `torch.nn.`.
+
+    Configs come from checkpoints too, and those from strangers: `torch.utils.collect_env.run` runs commands.
+
+    Raises:
+        UserError: With the target found.
+    """
+    values = config.values() if isinstance(config, Mapping) else config if isinstance(config, (list, tuple)) else ()
+    for value in values:
+        require_targets(value, section, roots)
+    target = config.get("_target_") if isinstance(config, Mapping) else None
+    if target is not None and not str(target).startswith(roots):
+        raise UserError(f"{section}: _target_={target} is refused: it must lie below {', '.join(roots)}")
+
+
 def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: bool = True, **keywords: Any) -> Any:
     """Call `_target_` with the section's keys and the given arguments; containers arrive as dict and list.
 

@@ -12,8 +12,8 @@ def seed_place(seed: int, *place: int) -> None:
     A draw then does not depend on what was drawn before, by which worker or in which process, and a run that was
     stopped and resumed draws what it would have drawn.
     """
-    state = np.random.SeedSequence((seed, *place)).generate_state(4)
+    state = np.random.SeedSequence((seed, *place)).generate_state(3, np.uint64)
     # not torch.manual_seed: where CUDA is not in use yet, that formats a stack trace at every call
-    torch.default_generator.manual_seed(int(state[0]) << 31 | int(state[1]))
-    np.random.seed(state[2])
-    random.seed(int(state[3]))
+    torch.default_generator.manual_seed(int(state[0]))
+    np.random.seed(int(state[1]) & 0xFFFFFFFF)
+    random.seed(int(state[2]))

@@ -175,19 +175,25 @@ def test_resumed_at_any_batch(samples: Samples, num_workers: int) -> None:
 
 def test_the_place_is_what_was_handed_out(samples: Samples) -> None:
     made = loader(samples, num_workers=2)
-    assert made.state_dict() == {"batches": 0}
+    assert made.state_dict() == {"epoch": 0, "batches": 0}
     batches = iter(made)
     for number in range(1, len(made)):
         next(batches)
-        assert made.state_dict() == {"batches": number}
-    next(batches)
-    assert made.state_dict() == {"batches": 0}, "the next epoch begins"
+        assert made.state_dict() == {"epoch": 0, "batches": number}
+
+
+def test_a_place_in_another_epoch_is_none_in_this(samples: Samples) -> None:
+    """A checkpoint from the end of an epoch, which a limit can put before its last batch."""
+    made = loader(samples)
+    made.load_state_dict({"epoch": 4, "batches": 3})
+    made.epoch_sampler.set_epoch(5)
+    assert len(list(made)) == len(made)
 
 
 def test_a_place_that_was_loaded_is_saved_again(samples: Samples) -> None:
     """A run that is stopped between its resumption and its first batch."""
     made = loader(samples)
-    made.load_state_dict({"batches": 3})
-    assert made.state_dict() == {"batches": 3}
+    made.load_state_dict({"epoch": 0, "batches": 3})
+    assert made.state_dict() == {"epoch": 0, "batches": 3}
     next(iter(made))
-    assert made.state_dict() == {"batches": 4}
+    assert made.state_dict() == {"epoch": 0, "batches": 4}

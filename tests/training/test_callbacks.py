@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from classifier.training.callbacks import ConfusionMatrix, FirstBatch, Throughput
 from classifier.training.loggers import EpochCSVLogger, RunTensorBoardLogger

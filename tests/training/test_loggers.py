@@ -2,8 +2,8 @@ import csv
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-from tensorboard.plugins.hparams import metadata  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from classifier.training.callbacks import Throughput
 from classifier.training.loggers import EpochCSVLogger, RunTensorBoardLogger

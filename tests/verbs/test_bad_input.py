@@ -37,10 +37,6 @@ def cwd(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def damage_nothing(root: Path) -> None:
-    pass
-
-
 def remove_images(root: Path) -> None:
     for path in root.rglob("*.jpg"):
         path.unlink()
@@ -109,6 +105,9 @@ def test_data(damage: Callable[[Path], None], said: list[str], cwd: Path) -> Non
         ("optimiser=sgd", "did you mean optimizer"),
         ("optimizer=adam", "did you mean adamw"),
         ("optimizer._target_=torch.optim.Adem", "did you mean Adam"),
+        ("seed=-1", "seed=-1 must not be negative"),
+        ("loss.label_smoothing=2", "loss.label_smoothing=2 must be a number from 0 to 1"),
+        ("data._target_=shutil.copyfile", "is refused: it must lie below classifier.data."),
         ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
         ("+optimizer.momentun=0.9", "momentun"),
         (
@@ -229,6 +228,23 @@ def test_checkpoints(verb: str, kind: str, said: str, tmp_path: Path) -> None:
     assert "ckpt_path=some.ckpt" in message
     assert said in message
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("place", ["target", "nested"])
+@pytest.mark.parametrize("verb", ["eval", "predict"])
+def test_a_checkpoint_whose_config_would_run_code(verb: str, place: str, cwd: Path) -> None:
+    """Plain data names what to build: `torch.utils.collect_env.run` would run a command."""
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "run_dir=run")
+    assert run("train", *arguments, cwd=cwd).code == 0
+    checkpoint = torch.load(cwd / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    attack = {"_target_": "torch.utils.collect_env.run", "command": f"touch {cwd / 'evil'}"}
+    model = checkpoint["hyper_parameters"]["model"]
+    checkpoint["hyper_parameters"]["model"] = attack if place == "target" else {**model, "widths": attack}
+    checkpoint["run"]["config"]["data"]["val_fraction"] = attack
+    torch.save(checkpoint, cwd / "run" / "evil.ckpt")
+    inputs = ["inputs=photos"] if verb == "predict" else []
+    assert "torch.utils.collect_env.run is refused" in refused(verb, "ckpt_path=run/evil.ckpt", *inputs, cwd=cwd)
+    assert not (cwd / "evil").exists()
 
 
 def test_a_checkpoint_that_is_cut_off(cwd: Path) -> None:

@@ -76,6 +76,24 @@ def test_another_folder_is_evaluated_whole(workplace: Path) -> None:
     assert {row["target"] for row in rows} == {"red", "blue"}
 
 
+def test_another_data_module_reads_as_the_model_was_trained(workplace: Path) -> None:
+    """`data=folder` brings 224 pixels; the model saw 32."""
+    generate.image_folder(workplace / "other", ("red", "blue"), per_class=4, seed=99)
+    same, _ = evaluated(workplace, "data.root=other")
+    found, rows = evaluated(workplace, "data=folder", "data.root=other", "data.num_workers=0")
+    assert found == same
+    assert len(rows) == 8
+
+
+def test_a_split_file_of_the_training_is_not_for_another_folder(workplace: Path) -> None:
+    (run_dir,) = [run_dir for run_dir in runs(workplace / "logs") if run_dir.parent.name == "folder_cnn"]
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "run_dir=second")
+    assert run("train", *arguments, f"data.split_file={run_dir / 'split.csv'}", cwd=workplace).code == 0
+    generate.image_folder(workplace / "third", ("red", "blue"), per_class=2, seed=98)
+    result = run("eval", "ckpt_path=second", "data.root=third", cwd=workplace)
+    assert result.code == 0, result.err
+
+
 def test_files_added_later_stay_out(workplace: Path) -> None:
     before, _ = evaluated(workplace)
     added = generate.save(generate.picture("blue", seed=5), workplace / "photos" / "red" / "000_mislabelled.jpg")

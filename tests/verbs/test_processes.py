@@ -29,6 +29,16 @@ def test_two_processes_write_one_run(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_validation_of_two_processes_is_that_of_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """BatchNorm's statistics differ between processes while they train."""
+    arguments = (*RUN, "model.batch_norm=true", "callbacks.best=null", "run_dir=run")
+    finish(start("train", *arguments, f"data.root={folder}", cwd=tmp_path))
+    finish(start("eval", "ckpt_path=run/checkpoints/last.ckpt", "split=val", "output_dir=out", cwd=tmp_path))
+    trained, evaluated = metrics(tmp_path / "run"), metrics(tmp_path / "out")
+    assert evaluated["val/loss"] == pytest.approx(trained["val/loss"], abs=2e-6)
+
+
+@pytest.mark.slow
 def test_torchrun(folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -67,6 +67,33 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
     assert without_time(run_dir) == without_time(uninterrupted)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [("trainer.limit_train_batches=4",), ("trainer.val_check_interval=3",), ("trainer.accumulate_grad_batches=2",)],
+)
+def test_same_bits_with_other_rhythms(limits: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    """Shorter epochs, validations in between, several batches a step: stopped at every checkpoint there was."""
+    arguments = (*RUN, *EVERY_THREE, *limits, f"data.root={folder}", "scheduler=step")
+    assert run("train", *arguments, "run_dir=whole", cwd=tmp_path).code == 0
+    whole = tmp_path / "whole"
+    steps = sorted(int(path.stem.split("=")[1]) for path in (whole / "checkpoints").glob("step*"))
+    assert len(steps) >= 3
+    for step in steps[:-1]:
+        run_dir = stopped_at(step, whole, tmp_path / f"stopped{step}")
+        result = run("train", f"resume={run_dir}", cwd=tmp_path)
+        assert result.code == 0, result.err
+        last = f"stepstep={steps[-1]}.ckpt"
+        assert_equal(run_dir / "checkpoints" / last, whole / "checkpoints" / last)
+        assert without_time(run_dir) == without_time(whole), step
+
+
+def test_on_another_device(folder: Path, tmp_path: Path) -> None:
+    """`trainer=cpu` changes where the run goes on, not for how long."""
+    assert run("train", *RUN, f"data.root={folder}", "trainer.max_epochs=2", "run_dir=run", cwd=tmp_path).code == 0
+    assert run("train", "resume=run", "trainer=cpu", cwd=tmp_path).code == 0
+    assert metrics(tmp_path / "run")["epoch"] == 2
+
+
 def test_before_the_first_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
     run_dir = stopped_at(3, uninterrupted, tmp_path / "stopped")
     (run_dir / "checkpoints" / "last.ckpt").unlink()

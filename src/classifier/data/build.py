@@ -1,18 +1,23 @@
-"""A config -> a data module with its data at hand."""
+"""A config -> a data module."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.instantiate import build
+from classifier.errors import UserError
+from classifier.instantiate import build, require_targets
+
+DATA_ROOTS = ("classifier.data.", "torchvision.transforms.")
 
 
 def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:
-    """Instantiate a data module's config and make or fetch its data.
+    """Instantiate a data module's config.
 
     Raises:
-        UserError: The config does not fit the data module, or the data cannot be had.
+        UserError: The config does not fit the data module.
     """
+    require_targets(settings, "data", DATA_ROOTS)
+    if not str(settings.get("_target_", "DataModule")).endswith("DataModule"):
+        raise UserError(f"data._target_={settings['_target_']} is no data module: name one of classifier.data")
     datamodule: ClassificationDataModule = build(settings, "data", recursive=False, **arguments)
-    datamodule.prepare_data()
     return datamodule

@@ -37,9 +37,9 @@ class ImageDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, position = key if isinstance(key, tuple) else (0, key)
-        row = int(self.rows[position])
-        seed_place(self.seed, epoch, row)
+        row = int(self.rows[key[1] if isinstance(key, tuple) else key])
+        if isinstance(key, tuple):
+            seed_place(self.seed, key[0], row)
         return {
             "image": self.read(self.samples.path(row), self.samples.box(row)),
             "label": torch.tensor(self.samples.labels[row]),

@@ -97,7 +97,7 @@ def decode(
             "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
         ) from error
     array = np.array(pixels)  # a writable copy, as torch wants it
-    return torch.from_numpy(array).reshape(height, width, channels).permute(2, 0, 1)
+    return torch.from_numpy(array).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def image_problem(error: BaseException) -> str:

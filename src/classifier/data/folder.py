@@ -46,7 +46,7 @@ class FolderSource:
         for split, folder in folders.items():
             self._require_known(folder, classes)
             for label, name in enumerate(classes):
-                found = [os.path.relpath(path, self.root) for path in image_files(folder / name)]
+                found = [path.relative_to(self.root).as_posix() for path in image_files(folder / name)]
                 if not found:
                     self._report_empty(folder / name, split)
                 paths += found

@@ -83,19 +83,25 @@ class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
         super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, **settings)
         self.epoch_sampler = sampler
-        self.batches = 0  # handed out in this epoch, which is not what the workers have read ahead
+        self._resume_at: dict[str, int] | None = None
+        # epoch, and batches handed out in it, which is not what the workers have read ahead
+        self.position = {"epoch": 0, "batches": 0}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
         # A generator, so that nothing is drawn before the first batch is asked for: on resume Lightning makes the
         # iterator before it tells the sampler the epoch, and workers would start to read the wrong one.
-        self.batches = self.epoch_sampler.skip_batches
+        epoch = self.epoch_sampler.epoch
+        resumed = self._resume_at if self._resume_at is not None and self._resume_at["epoch"] == epoch else None
+        self._resume_at = None
+        self.position = resumed or {"epoch": epoch, "batches": 0}
+        self.epoch_sampler.skip_batches = self.position["batches"]
         for batch in super().__iter__():
-            self.epoch_sampler.skip_batches = 0
-            self.batches += 1
+            self.position = {"epoch": epoch, "batches": self.position["batches"] + 1}
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.batches % len(self)}
+        return dict(self.position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches = self.epoch_sampler.skip_batches = state["batches"]
+        """Go on from there, if the sampler is still in that epoch when the next iteration begins."""
+        self._resume_at = self.position = dict(state)

@@ -54,7 +54,7 @@ class Samples:
         boxes: Sequence[Sequence[int]] | None = None,
         splits: Sequence[int] | None = None,
     ) -> "Samples":
-        """Build the table from ordinary sequences of equal length; `paths` are relative to `root`."""
+        """Build the table from sequences of equal length; `paths` are relative to `root`, with forward slashes."""
         # surrogateescape: a file name on Linux need not be valid UTF-8
         encoded = [path.encode("utf-8", "surrogateescape") for path in paths]
         return cls(

@@ -56,7 +56,7 @@ def _cut(
         rows = first_rows[samples.labels[first_rows] == label]
         count = round(len(rows) * fraction)
         if len(rows) >= 3:
-            count = max(1, count)
+            count = min(max(1, count), len(rows) - 1)
         chosen.append(random.permutation(rows)[:count])
     taken = np.isin(images, images[np.concatenate(chosen)])
     assigned[pool[taken[pool]]] = number

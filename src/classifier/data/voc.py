@@ -4,7 +4,6 @@ Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -127,12 +126,12 @@ class VocSource:
         for folder, key in ((self.images, "images"), (self.annotations, "annotations")):
             if not folder.is_dir():
                 raise UserError(f"{folder} does not exist: name the folder below {self.root} with data.{key}=...")
-        images = {str(path.relative_to(self.images).with_suffix("")): path for path in image_files(self.images)}
+        images = {path.relative_to(self.images).with_suffix("").as_posix(): path for path in image_files(self.images)}
         rows: list[tuple[str, str, tuple[int, int, int, int]]] = []
         problems: list[Problem] = []
         used: set[str] = set()
         for annotation in _annotation_files(self.annotations):
-            stem = str(annotation.relative_to(self.annotations).with_suffix(""))
+            stem = annotation.relative_to(self.annotations).with_suffix("").as_posix()
             image = images.get(stem)
             try:
                 if image is None:
@@ -142,11 +141,11 @@ class VocSource:
                 names = [item.name if self.class_from == "name" else image.parent.name for item in objects]
                 if not all(names):
                     raise ValueError("object without a <name>: use data.class_from=folder")
-                path = os.path.relpath(image, self.root)
+                path = image.relative_to(self.root).as_posix()
                 boxes = [with_margin(item.box, self.margin) for item in objects]
                 rows += [(path, name, box) for name, box in zip(names, boxes, strict=True)]
             except (ValueError, OSError) as error:
-                problems.append(Problem(os.path.relpath(annotation, self.root), str(error)))
+                problems.append(Problem(annotation.relative_to(self.root).as_posix(), str(error)))
         if not rows and not problems:
             raise UserError(f"{self.annotations} holds no annotation: name the folder with data.annotations=...")
         if unlabelled := len(images) - len(used):

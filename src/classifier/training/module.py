@@ -11,9 +11,10 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.data.transforms import Preprocessing
+from classifier.errors import UserError
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
-from classifier.models import build_model
 from classifier.seeding import seed_place
+from classifier.training.network import build_model
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
@@ -58,7 +59,9 @@ class ImageClassifier(pl.LightningModule):
         self.hparams["model"] = without_weights(model)  # what checkpoints keep
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         self.classes = tuple(classes)
-        self.label_smoothing = float((loss or {}).get("label_smoothing", 0.0))
+        self.label_smoothing = (loss or {}).get("label_smoothing", 0.0)
+        if not isinstance(self.label_smoothing, (int, float)) or not 0 <= self.label_smoothing <= 1:
+            raise UserError(f"loss.label_smoothing={self.label_smoothing} must be a number from 0 to 1")
         channels, size = self.preprocessing.channels, self.preprocessing.image_size
         self.normalize, self.network = build_model(model, num_classes=len(classes), in_chans=channels, image_size=size)
         self.train_metrics = TrainMetrics()
@@ -88,15 +91,26 @@ class ImageClassifier(pl.LightningModule):
         losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         loss = losses.mean()
         self.train_metrics.update(logits.detach(), labels, losses.detach())
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._is_logged_step():
             self.log("train/loss_step", loss.detach(), prog_bar=True)
         return loss
+
+    def _is_logged_step(self) -> bool:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and bool((self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0)
 
     def on_train_epoch_end(self) -> None:
         self._log_results("train", self.train_metrics)
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau):
+        validated = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+        if isinstance(scheduler, ReduceLROnPlateau) and validated:
             scheduler.step(self.trainer.callback_metrics[self.hparams["scheduler"]["monitor"]])
+
+    def on_validation_start(self) -> None:
+        if self.trainer.world_size > 1 and self.trainer.training:
+            # BatchNorm's statistics differ between processes; the first one's are those that checkpoints hold
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)

@@ -73,19 +73,32 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """The whole state of the run at each epoch's end, and every `every_n_train_steps` in between.
+    """The whole state of the run at each epoch's end; and, in between, every `every_n_train_steps` and behind each
+    validation, where that is set.
 
-    (Lightning's own does the one or the other. And what it saves behind an epoch's last batch skips that epoch's
+    (Lightning's own does the one or the other. And what it saves behind a batch that a validation follows skips that
     validation when it is resumed.)
     """
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
+        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher) and not self._at_epoch_end(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._every_n_train_steps and not self._at_epoch_end(trainer):
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def _at_epoch_end(self, trainer: pl.Trainer) -> bool:
+        return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+    def _save(self, trainer: pl.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from pytorch_lightning.callbacks import ModelSummary, ProgressBar
+from pytorch_lightning.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 
 from classifier.errors import UserError
 from classifier.instantiate import build
 from classifier.training.saving import AtomicCheckpointIO
+
+log = logging.getLogger(__name__)
 
 # advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
 # over processes, and a short epoch's loss is logged each epoch
@@ -47,6 +49,10 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
     if not settings["trainer"]["enable_model_summary"]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
     loggers = _all(settings, "logger")
+    if not loggers:  # these two refuse to do without
+        callbacks = [
+            callback for callback in callbacks if not isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor))
+        ]
     return make_trainer(settings["trainer"], run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
 
@@ -79,6 +85,16 @@ def _machine() -> str:
     if count == 0:
         return "this machine has no GPU: use trainer=cpu"
     return f"this machine has {count} GPU{'s' if count > 1 else ''}: use trainer.devices={count}, or trainer=cpu"
+
+
+def with_usable_precision(config: dict[str, Any]) -> dict[str, Any]:
+    """The `trainer` section of an evaluation, in full precision where this machine lacks that of the training."""
+    try:
+        _require_precision(str(config["precision"]), str(config["accelerator"]))
+    except UserError as error:
+        log.warning("%s Evaluating with trainer.precision=32-true", error)
+        return {**config, "precision": "32-true"}
+    return config
 
 
 def _require_precision(precision: str, accelerator: str) -> None:

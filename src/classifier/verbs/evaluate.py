@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 
@@ -13,10 +14,10 @@ from classifier.config import new_run_dir, plain, run_dir_of
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import UNASSIGNED
 from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
-from classifier.models import require_image_size
 from classifier.training.checkpoint import RUN_KEY, open_model
 from classifier.training.module import Batch, ImageClassifier
-from classifier.training.trainer import make_trainer
+from classifier.training.network import require_image_size
+from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     require_image_size(model.network, datamodule.preprocessing.channels, datamodule.preprocessing.image_size)
     collector = PredictionRows(model.classes, settings["top_k"])
     trainer = make_trainer(
-        settings["trainer"],
+        with_usable_precision(settings["trainer"]),
         run_dir,
         callbacks=[RichProgressBar(leave=False), collector],
         logger=False,
@@ -98,13 +99,22 @@ def _data_of(
     The run's own is divided as it was then, whatever was added to the folder since. Of another folder that has no
     parts of its own, all images are new to the model, and all are evaluated by default.
     """
+    typed = (
+        {text.partition("=")[0] for text in HydraConfig.get().overrides.task} if HydraConfig.initialized() else set()
+    )
     same_root = settings.get("root") == record["config"]["data"].get("root")
-    if same_root and settings.get("split_file") is None and split_file.is_file():
-        settings = {**settings, "split_file": str(split_file)}
+    # images are read as in training, whatever data section is chosen, unless told otherwise
+    stored = model.preprocessing.to_dict()
+    settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}
+    settings["augment"] = None
+    if "data.split_file" not in typed:
+        settings["split_file"] = str(split_file) if same_root and split_file.is_file() else None
     datamodule = build_datamodule(settings, classes=list(model.classes))
+    if same_root:  # what is meant to be another folder is not made or fetched
+        datamodule.prepare_data()
     datamodule.setup()
     if same_root and datamodule.samples.fingerprint() != record["data_fingerprint"]:
-        log.warning("%s is not as it was in training: files came, went or changed", datamodule.source.root)
+        log.warning("%s is not as it was in training: files came, went or changed their class", datamodule.source.root)
     divided = same_root or (datamodule.samples.splits != UNASSIGNED).any()
     datamodule.test_split = "test" if divided else "all"
     return datamodule

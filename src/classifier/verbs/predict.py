@@ -20,7 +20,7 @@ from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from classifier.evaluation.tables import label_columns, top_labels, write_table
 from classifier.training.checkpoint import open_model
-from classifier.training.trainer import make_trainer
+from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +110,14 @@ def predict(config: DictConfig) -> Path:
         UserError: Wrong input. An unreadable image is none: its row says so.
     """
     settings = plain(config)
-    if settings["trainer"]["devices"] != 1:
+    devices = settings["trainer"]["devices"]
+    if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
         raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {settings['trainer']['devices']})")
     paths = find_images(settings["inputs"])
     model, _ = open_model(Path(settings["ckpt_path"]))
     rows = Rows(model.classes, settings["top_k"])
     trainer = make_trainer(
-        settings["trainer"],
+        with_usable_precision(settings["trainer"]),
         Path(),
         callbacks=[RichProgressBar(leave=False), rows],
         logger=False,

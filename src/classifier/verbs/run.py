@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from classifier.cli import override, restore_variable
-from classifier.config import new_run_dir, on_main_process
+from classifier.config import new_run_dir, on_main_process, restore_variable
 from classifier.errors import UserError
+from classifier.overrides import override
 
 LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -32,7 +32,7 @@ def run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     else:
-        run_dir = _agree_on(lambda: new_run_dir(parent))
+        run_dir = _agree_on(parent)
     run_dir.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(run_dir)
     try:
@@ -45,14 +45,20 @@ def run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
                     folder.rmdir()
 
 
-def _agree_on(choose: Callable[[], Path]) -> Path:
-    """The main process's choice. Processes that torchrun started learn it over torchrun's own store."""
+def _agree_on(parent: Path) -> Path:
+    """One new directory for all processes that were started beside each other.
+
+    Those of torchrun learn it over torchrun's own store, those of SLURM by the job's number; those that Lightning
+    starts are told by `own_processes`.
+    """
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
-        return choose()
+        return new_run_dir(parent)
     store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if on_main_process():
-        store.set(key, str(choose()))
+        store.set(key, str(new_run_dir(parent)))
     return Path(store.get(key).decode())
 
 

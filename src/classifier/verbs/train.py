@@ -14,10 +14,10 @@ from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
-from classifier.models import require_image_size
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
+from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
@@ -35,9 +35,13 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: Wrong input. What a new run has written by then is removed.
     """
     resuming = config.resume is not None
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed} must not be negative")
     if config.name is None:
-        config.name = str(HydraConfig.get().runtime.choices["experiment"])
+        choices = HydraConfig.get().runtime.choices
+        config.name = str(choices.get("experiment") or choices["data"])
     datamodule = build_datamodule(plain(config.data))
+    datamodule.prepare_data()
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
     datamodule.setup()

@@ -6,8 +6,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 from classifier.errors import UserError
-from classifier.models import Normalize, SimpleCNN, build_model, require_image_size, timm_model
+from classifier.models import Normalize, SimpleCNN, timm_model
 from classifier.models.normalize import IMAGENET_MEAN, IMAGENET_STD
+from classifier.training.network import build_model, require_image_size
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [4]}
 VIT = {"_target_": "classifier.models.timm_model", "name": "vit_tiny_patch16_224", "pretrained": False}

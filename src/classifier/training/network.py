@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError
-from classifier.instantiate import build
+from classifier.instantiate import build, require_targets
 from classifier.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+
+MODEL_ROOTS = ("classifier.models.", "torch.nn.", "torchvision.models.", "timm.models.")
 
 
 def build_model(
@@ -25,6 +27,7 @@ def build_model(
         UserError: The network does not exist or does not take the arguments.
     """
     settings = dict(config)
+    require_targets(settings, "model", MODEL_ROOTS)
     mean, std = settings.pop("mean", None), settings.pop("std", None)
     network: nn.Module = build(
         settings, "model", num_classes=num_classes, in_chans=in_chans, image_size=list(image_size)

@@ -1,0 +1,48 @@
+"""KEY=VALUE on the command line, in Hydra's grammar."""
+
+import re
+import sys
+
+# values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
+PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
+             "data.split_file", "model.weights", "model.checkpoint_path")  # fmt: skip
+GROUP_OFF = r"(experiment|debug|scheduler)=null"
+
+
+def argument(key: str) -> str | None:
+    """The value typed as key=value on the command line, unquoted; None where it is absent or null."""
+    for text in reversed(sys.argv[1:]):
+        name, equals, value = text.partition("=")
+        if equals and name.lstrip("+") == key:
+            value = re.sub(r"\\(['\\])", r"\1", value[1:-1]) if value[:1] in "'\"" and value[:1] else value
+            return None if value in ("null", "") else value
+    return None
+
+
+def override(key: str, value: str) -> str:
+    """key=value with the value quoted for Hydra's grammar."""
+    # Hydra takes a backslash for itself only before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """The arguments with paths quoted, and GROUP=null in Hydra's words."""
+    # Hydra's word for no option of a group
+    arguments = [f"~{text[:-5]}" if re.fullmatch(GROUP_OFF, text) else text for text in arguments]
+    if any(text in ("-m", "--multirun") for text in arguments):
+        return arguments  # a comma there separates values
+    result = []
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[$"
+        result.append(text if not equals or plain else override(key, value))
+    return result
+
+
+def replace_arguments(values: dict[str, str], drop: tuple[str, ...] = ()) -> None:
+    """Put `values` in the place of what was typed for these keys, and take out the keys in `drop`."""
+    gone = {*values, *drop}
+    kept = [text for text in sys.argv[1:] if text.partition("=")[0].lstrip("+") not in gone]
+    # before the options: behind one, argparse takes no more overrides
+    sys.argv[1:] = [*(override(key, value) for key, value in values.items()), *kept]
