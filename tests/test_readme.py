@@ -45,9 +45,9 @@ def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.Te
     generate.copy(annotated, root / "my_boxes")
     generate.copy(dogs, root / "data" / "stanford_dogs")
     for language, text in BLOCKS:
-        path = re.match(r"# ((?:src|configs)/\S+)\n", text)
+        path = re.search(r"^# ((?:src|configs)/\S+)$", text, re.MULTILINE)
         if language in ("yaml", "python") and path:
-            (root / path[1]).write_text(text[path.end() :])
+            (root / path[1]).write_text(text)
     return root
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -63,6 +64,7 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
     refusals: list[UserError] = []
     arguments = sys.argv[1:]
     try:
+        _require_options(arguments)
         sys.argv[1:] = quoted(arguments)
         config_name = _prepare(verb)
         if HELP & set(sys.argv[1:]):
@@ -85,6 +87,17 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         sys.exit(WRONG_INPUT)
 
 
+def _require_options(arguments: list[str]) -> None:
+    # argparse would take --experiment for Hydra's --experimental-rerun
+    known = get_args_parser()._option_string_actions
+    for text in arguments:
+        option, _, value = text.partition("=")
+        if option.startswith("--") and option not in known:
+            raise UserError(
+                f"there is no option {option}: overrides go without dashes, {option[2:]}={value or 'VALUE'}"
+            )
+
+
 def _require_numbers(config: DictConfig) -> None:
     for key in NUMBER_KEYS:
         value = OmegaConf.select(config, key, throw_on_missing=False)
@@ -103,6 +116,8 @@ def _prepare(verb: str) -> str:
     if verb == "train":
         resume = argument("resume")
         if resume is None:
+            if (source := argument("init_from")) is not None:
+                replace_arguments({"init_from": str(find_checkpoint(source, log_dir, "init_from"))})
             if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
                 sys.argv.insert(1, "~experiment")  # the default one is for its own data
             return "train"
@@ -177,8 +192,16 @@ def _explain(error: Exception, verb: str) -> str:
         return f"cannot read the override {error.override!r}: put its value into quotes, such as \"key='a value'\""
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
         key = found[1]
-        return f"there is no key {key}: {did_you_mean(key, _known_keys(verb, key))}"
+        return f"there is no key {key}: {_near_key(key, _known_keys(verb, key))}"
     return " ".join(text.split())
+
+
+def _near_key(wrong: str, known: list[str]) -> str:
+    """`optimizer.lr` for `lr`, `trainer.max_epochs` for `epochs`; else what is spelt alike."""
+    last = wrong.rpartition(".")[2]
+    same = [key for key in known if key.rpartition(".")[2] == last]
+    same = same or [key for key in known if last in key.rpartition(".")[2].split("_")]
+    return f"did you mean {' or '.join(same[:3])}?" if same else did_you_mean(wrong, known)
 
 
 def _known_keys(verb: str, wrong: str) -> list[str]:

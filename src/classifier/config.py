@@ -86,8 +86,8 @@ def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
     return run
 
 
-def find_checkpoint(value: str, log_dir: Path) -> Path:
-    """The file that `ckpt_path=value` means: a file, a run directory's best checkpoint, or that of the latest run.
+def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
+    """The file that `key=value` means: a file, a run directory's best checkpoint, or that of the latest run.
 
     Raises:
         UserError: There is no such checkpoint.
@@ -96,20 +96,16 @@ def find_checkpoint(value: str, log_dir: Path) -> Path:
         found = [run / "checkpoints" / "best.ckpt" for run in find_runs(log_dir)]
         found = [path for path in found if path.is_file()]
         if not found:
-            raise UserError(
-                f"ckpt_path=latest: no run below {log_dir} has a checkpoint: use ckpt_path=... or log_dir=..."
-            )
+            raise UserError(f"{key}=latest: no run below {log_dir} has a checkpoint: use {key}=... or log_dir=...")
         return found[-1]
     path = Path(value)
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
-            raise UserError(
-                f"ckpt_path={value} is a folder without checkpoints/best.ckpt: name a run directory or a file"
-            )
+            raise UserError(f"{key}={value} is a folder without checkpoints/best.ckpt: name a run directory or a file")
         return best
     if not path.is_file():
-        raise UserError(f"ckpt_path={value} does not exist: name a .ckpt file, a run directory, or latest")
+        raise UserError(f"{key}={value} does not exist: name a .ckpt file, a run directory, or latest")
     return path
 
 

@@ -3,6 +3,8 @@
 import re
 import sys
 
+from classifier.errors import UserError
+
 # values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
 PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
              "data.split_file", "model.weights", "model.checkpoint_path")  # fmt: skip
@@ -35,6 +37,8 @@ def quoted(arguments: list[str]) -> list[str]:
     result = []
     for text in arguments:
         key, equals, value = text.partition("=")
+        if equals and value == "" and key in PATH_KEYS:
+            raise UserError(f"{key}= is empty: name a path, without blanks around =")
         plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[$"
         result.append(text if not equals or plain else override(key, value))
     return result

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -85,6 +86,30 @@ def test_same_bits_with_other_rhythms(limits: tuple[str, ...], folder: Path, tmp
         last = f"stepstep={steps[-1]}.ckpt"
         assert_equal(run_dir / "checkpoints" / last, whole / "checkpoints" / last)
         assert without_time(run_dir) == without_time(whole), step
+
+
+def test_fewer_epochs_than_are_done(uninterrupted: Path, tmp_path: Path) -> None:
+    run_dir = stopped_at(9, uninterrupted, tmp_path / "stopped")
+    result = run("train", f"resume={run_dir}", "trainer.max_epochs=1", cwd=tmp_path)
+    # in its second epoch, one is done
+    assert result.code in (0, 2)
+    shutil.copy(uninterrupted / "checkpoints" / "stepstep=18.ckpt", run_dir / "checkpoints" / "last.ckpt")
+    result = run("train", f"resume={run_dir}", "trainer.max_epochs=1", cwd=tmp_path)
+    assert result.code == 2
+    assert "3 epochs are done already: use trainer.max_epochs=4 or more" in result.err
+
+
+def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends with a word on how to go on, and that works."""
+    process = start("train", *RUN, f"data.root={folder}", "trainer.max_epochs=500", cwd=tmp_path)
+    while process.poll() is None and not list(tmp_path.rglob("last.ckpt")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    (run_dir,) = runs(tmp_path / "logs")
+    assert f"go on with resume={run_dir.relative_to(tmp_path)}" in output
+    assert "Traceback" not in output
 
 
 def test_on_another_device(folder: Path, tmp_path: Path) -> None:

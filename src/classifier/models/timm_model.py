@@ -3,6 +3,7 @@
 Source: R. Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def timm_model(
     Raises:
         UserError: No such network, a missing file, or a hub that cannot be reached.
     """
+    for library in ("huggingface_hub", "httpx", "timm"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # each retry, twice; the refusal below says it once
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
@@ -60,9 +63,13 @@ def timm_model(
         config = timm.get_pretrained_cfg(name)
         if config is not None and config.fixed_input_size:
             options["img_size"] = tuple(image_size)
+        network: nn.Module
         if weights is not None:
-            return _with_weights(name, weights, options)
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path, **options)
+            network = _with_weights(name, weights, options)
+        else:
+            network = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path, **options)
+        if pretrained and config is not None and config.num_classes != num_classes:
+            _make_small(network.get_classifier())  # type: ignore[operator]
         return network
     except UserError:
         raise
@@ -80,6 +87,17 @@ def timm_model(
         else:
             advice = "use another data.image_size or model.name"
         raise UserError(f"cannot build model.name={name} ({reason}): {advice}") from error
+
+
+def _make_small(head: nn.Module) -> None:
+    """Start a new head near zero, so that its first gradients do not throw the pretrained features about.
+
+    (Some of timm's networks draw it with a deviation of 0.2, for few classes.)
+    """
+    if isinstance(head, (nn.Linear, nn.Conv2d)):
+        nn.init.normal_(head.weight, std=0.01)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
 
 
 def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:

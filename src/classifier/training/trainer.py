@@ -25,12 +25,14 @@ NOISE = (
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*it is recommended to use `self.log.*",
+    ".*predict returned None.*",
     ".*method of metric .* was called before the ``update``.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
 
 def quiet() -> None:
+    """Keep from the terminal what is not for the user."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):

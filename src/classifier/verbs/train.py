@@ -1,6 +1,7 @@
 """The training run, from a config to metrics."""
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # exit code, as of a program that SIGINT ended
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -60,10 +63,14 @@ def train(config: DictConfig) -> dict[str, float]:
             _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
         trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
         _log_hyperparameters(trainer, settings)
-        _announce(trainer, model, datamodule, run_dir)
+        _announce(trainer, model, datamodule)
         with own_processes(run_dir, resuming):
             started = time.monotonic()
-            trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            try:
+                trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            except SystemExit:  # so Lightning ends on Ctrl-C
+                log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
+                sys.exit(INTERRUPTED)
             fit_seconds = time.monotonic() - started
             metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
         metrics["fit_seconds"] = round(fit_seconds, 3)
@@ -90,7 +97,10 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
     epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
     log.info("going on from step %d in epoch %d", checkpoint["global_step"], epoch)
-    if limit is not None and checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= limit > 0:
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if limit is not None and done > limit > 0:
+        raise UserError(f"{done} epochs are done already: use trainer.max_epochs={done + 1} or more")
+    if limit is not None and done == limit:
         log.info("all %d epochs are done: use trainer.max_epochs=... to go further", limit)
 
 
@@ -132,15 +142,15 @@ def _final_metrics(
     return {**rounded(values), **progress}
 
 
-def _announce(trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path) -> None:
+def _announce(trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     parts = ", ".join(f"{len(rows)} {name}" for name, rows in datamodule.split.items())
     log.info("%s: %s images of %d classes", datamodule.source.root, parts, datamodule.num_classes)
     device = trainer.strategy.root_device.type
     log.info("%s on %s x %d, precision %s", type(model.network).__name__, device, trainer.world_size, trainer.precision)
-    log.info("%s", run_dir)
 
 
 def _report(run_dir: Path, metrics: dict[str, float]) -> None:
     shown = [name for name in ("val/acc", "val/loss", "test/acc", "test/loss", "test/f1") if name in metrics]
-    log.info("%s", "  ".join(f"{name} {metrics[name]:.4f}" for name in shown))
-    log.info("in %s: checkpoints/best.ckpt, metrics.json, metrics.csv, config.yaml, split.csv", run_dir)
+    for split in ("val/", "test/"):
+        log.info("%s", "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name.startswith(split)))
+    log.info("%s", run_dir)
