@@ -122,7 +122,8 @@ def _prepare(verb: str) -> str:
                 sys.argv.insert(1, "~experiment")  # the default one is for its own data
             return "train"
         run = find_run(resume, log_dir, argument("name") or argument("experiment"))
-        offer_stored(stored_config(run), KEPT_ON_RESUME)
+        stored = stored_config(run)
+        offer_stored(stored, {key: stored[key] for key in KEPT_ON_RESUME})
         if (hardware := argument("trainer")) is not None:  # another machine, but as many epochs as before
             chosen = {**_yaml("trainer", "default"), **_yaml("trainer", hardware)}
             sys.argv[1:] = [
@@ -137,10 +138,11 @@ def _prepare(verb: str) -> str:
         from classifier.training.checkpoint import RUN_KEY, read_checkpoint
 
         config = read_checkpoint(found)[RUN_KEY]["config"]
-        offer_stored({**config, "run": {"trainer": {"precision": config["trainer"]["precision"]}}}, ("run",))
+        # the precision of the training, on the devices of this machine
+        offer_stored(config, {"trainer": {"precision": config["trainer"]["precision"]}})
         replace_arguments({"ckpt_path": str(found)})
     elif (HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}) & set(sys.argv[1:]):
-        offer_stored({"data": {}}, ())
+        offer_stored({"data": {}}, {})
     else:
         raise UserError(f"{verb}.py needs a checkpoint: ckpt_path=FILE, a run directory, or ckpt_path=latest")
     return verb

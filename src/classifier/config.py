@@ -1,7 +1,7 @@
 """Run directories, and the way from a run or a checkpoint back to its config. Imports no torch: `--help` is fast."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,19 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def offer_stored(config: Mapping[str, Any], keep: Iterable[str]) -> None:
+def offer_stored(config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Make a stored run's config available to Hydra: each section as the option `checkpoint` of its group.
 
     eval.yaml and resume.yaml list these options among their defaults, so that what is typed on the command line
     overrides them by Hydra's own grammar.
 
     Args:
-        keep: Keys outside of the groups to carry over, as the option `checkpoint` of the group `run`.
+        run: What to carry over beside the sections, as the option `checkpoint` of the group `run`.
     """
     store = ConfigStore.instance()
     for group in GROUPS:
         store.store(group=group, name=STORED, node=config.get(group))
-    run = {key: config[key] for key in keep if key in config}
-    store.store(group="run", name=STORED, node=run, package="_global_")
+    store.store(group="run", name=STORED, node=dict(run), package="_global_")
 
 
 def new_run_dir(parent: Path) -> Path:

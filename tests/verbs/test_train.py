@@ -161,7 +161,12 @@ def test_schedules(scheduler: str, optimizer: str, folder: Path, tmp_path: Path)
 def test_bf16_on_the_cpu(folder: Path, tmp_path: Path) -> None:
     arguments = ("trainer.precision=bf16-mixed", "trainer.max_epochs=4", "run_dir=run")
     assert run("train", *FOLDER, f"data.root={folder}", *arguments, cwd=tmp_path).code == 0
-    assert metrics(tmp_path / "run")["test/acc"] > 0.9
+    trained = metrics(tmp_path / "run")
+    assert trained["test/acc"] > 0.9
+    # evaluated in the precision of the training, and in another one where that is asked for
+    for extra, same in ((), True), (("trainer.precision=32-true",), False):
+        assert run("eval", "ckpt_path=run", "trainer=cpu", *extra, "output_dir=out", cwd=tmp_path).code == 0
+        assert (metrics(tmp_path / "out")["test/loss"] == trained["test/loss"]) == same
 
 
 def test_vit_at_another_size(folder: Path, tmp_path: Path) -> None:
