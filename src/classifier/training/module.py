@@ -106,12 +106,6 @@ class ImageClassifier(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau) and validated:
             scheduler.step(self.trainer.callback_metrics[self.hparams["scheduler"]["monitor"]])
 
-    def on_validation_start(self) -> None:
-        if self.trainer.world_size > 1 and self.trainer.training:
-            # BatchNorm's statistics differ between processes; the first one's are those that checkpoints hold
-            for buffer in self.network.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
 
