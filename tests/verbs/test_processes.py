@@ -30,7 +30,7 @@ def test_two_processes_write_one_run(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_validation_of_two_processes_is_that_of_the_checkpoint(folder: Path, tmp_path: Path) -> None:
-    """BatchNorm's statistics differ between processes while they train; DDP copies the first one's before it evaluates."""
+    """BatchNorm's statistics differ between training processes; DDP copies the first one's before it evaluates."""
     arguments = (*RUN, "model.batch_norm=true", "callbacks.best=null", "run_dir=run")
     finish(start("train", *arguments, f"data.root={folder}", cwd=tmp_path))
     finish(start("eval", "ckpt_path=run/checkpoints/last.ckpt", "split=val", "output_dir=out", cwd=tmp_path))
