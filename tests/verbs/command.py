@@ -5,6 +5,7 @@ import io
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -52,7 +53,15 @@ def run(verb: str, *arguments: str, cwd: Path) -> Result:
 def start(verb: str, *arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     """The same in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "src" / f"{verb}.py"), *arguments]
-    return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # what a shell starts in the background ignores Ctrl-C, and so would this
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finish(process: "subprocess.Popen[str]") -> str:

@@ -101,7 +101,8 @@ def test_fewer_epochs_than_are_done(uninterrupted: Path, tmp_path: Path) -> None
 
 def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
     """Ctrl-C ends with a word on how to go on, and that works."""
-    process = start("train", *RUN, f"data.root={folder}", "trainer.max_epochs=500", cwd=tmp_path)
+    endless = ("trainer.max_epochs=5000", "callbacks.early_stopping=null")
+    process = start("train", *RUN, f"data.root={folder}", *endless, cwd=tmp_path)
     while process.poll() is None and not list(tmp_path.rglob("last.ckpt")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
