@@ -23,7 +23,9 @@ from classifier import overrides
         "'",
     ],
 )
-def test_override_arrives_as_it_was(value: str) -> None:
+def test_override_arrives_as_it_was(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["eval.py", overrides.override("key", value)])
+    assert overrides.argument("key") == value
     (parsed,) = OverridesParser.create().parse_overrides([overrides.override("key", value)])
     assert parsed.value() == value
 

@@ -16,7 +16,8 @@ def argument(key: str) -> str | None:
     for text in reversed(sys.argv[1:]):
         name, equals, value = text.partition("=")
         if equals and name.lstrip("+") == key:
-            value = re.sub(r"\\(['\\])", r"\1", value[1:-1]) if value[:1] in "'\"" and value[:1] else value
+            if value[:1] in ("'", '"'):  # what `override` does, undone
+                value = re.sub(r"(\\+)(['\"]|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], value[1:-1])
             return None if value in ("null", "") else value
     return None
 

@@ -184,7 +184,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         rows = self.split.get("train", ())
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
-        world_size = self.trainer.world_size if self.trainer is not None else 1
+        rank, world_size = self._place()
         if len(rows) == 0:
             raise UserError(f"{self.source.root} has no training images: lower data.val_fraction or data.test_fraction")
         if len(rows) < self.batch_size * world_size:
@@ -199,7 +199,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             len(rows),
             self.batch_size,
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
         )
@@ -231,17 +231,13 @@ class ClassificationDataModule(pl.LightningDataModule):
             UserError: The data has no such part, or it has fewer images than there are processes.
         """
         rows = self.rows(split)
-        world_size = self.trainer.world_size if self.trainer is not None else 1
+        rank, world_size = self._place()
         if len(rows) < world_size:
             raise UserError(f"{split} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
         return DataLoader(
             ImageDataset(self.samples, rows, self.preprocessing, self.seed),
             batch_size=self.batch_size,
-            sampler=ShardSampler(
-                len(rows),
-                rank=self.trainer.global_rank if self.trainer is not None else 0,
-                world_size=world_size,
-            ),
+            sampler=ShardSampler(len(rows), rank=rank, world_size=world_size),
             **self._loader_settings(),
         )
 
@@ -253,6 +249,10 @@ class ClassificationDataModule(pl.LightningDataModule):
             known = [*self.split, "all"]
             raise UserError(f"{self.source.root} has no {split} part: use split=..., {did_you_mean(split, known)}")
         return self.split[split]
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process, and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader_settings(self) -> dict[str, Any]:
         workers = worker_count(self.num_workers, self.trainer.num_devices if self.trainer is not None else 1)

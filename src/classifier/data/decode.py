@@ -40,9 +40,9 @@ def decode(
 ) -> torch.Tensor:
     """Read an image, cut `box` and then `crop` out of it, and resize that part, antialiased.
 
-    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one, and both cuts
-    and the resize are one operation. EXIF orientation is applied, the first frame of an animation is taken, 16 bits
-    are scaled to 8 and transparency is laid on white.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one; the crop and the
+    resize are one operation. EXIF orientation is applied, the first frame of an animation is taken, 16 bits are scaled
+    to 8 and transparency is laid on white.
 
     Args:
         box: Part of the stored (not yet rotated) image, in pixels, inside the image; None for all of it.

@@ -23,14 +23,14 @@ def split_samples(samples: Samples, val_fraction: float, test_fraction: float, s
         test_fraction: The same for test; used only where the source prescribes no part at all.
         seed: Of the split alone, so that runs with different training seeds share a test set.
     """
-    assigned = samples.splits.copy()
+    assigned, images = samples.splits.copy(), samples.image_ids()
     prescribed = {name for number, name in enumerate(SPLITS) if (assigned == number).any()}
     free = np.flatnonzero(assigned == UNASSIGNED)
     if not prescribed:
-        free = _cut(samples, assigned, free, SPLITS.index("test"), test_fraction, seed)
+        free = _cut(samples, images, assigned, free, SPLITS.index("test"), test_fraction, seed)
     if "val" not in prescribed:
         pool = free if "train" not in prescribed else np.flatnonzero(assigned == SPLITS.index("train"))
-        _cut(samples, assigned, pool, SPLITS.index("val"), val_fraction, seed + 1)
+        _cut(samples, images, assigned, pool, SPLITS.index("val"), val_fraction, seed + 1)
     assigned[assigned == UNASSIGNED] = SPLITS.index("train")
     return {
         name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS) if (assigned == number).any()
@@ -38,7 +38,13 @@ def split_samples(samples: Samples, val_fraction: float, test_fraction: float, s
 
 
 def _cut(
-    samples: Samples, assigned: np.ndarray, pool: np.ndarray, number: int, fraction: float, seed: int
+    samples: Samples,
+    images: np.ndarray,
+    assigned: np.ndarray,
+    pool: np.ndarray,
+    number: int,
+    fraction: float,
+    seed: int,
 ) -> np.ndarray:
     """Assign `fraction` of the images in `pool` to split `number`, class by class; return what is left of the pool.
 
@@ -48,7 +54,6 @@ def _cut(
     """
     if fraction <= 0:
         return pool
-    images = samples.image_ids()
     first_rows = pool[np.unique(images[pool], return_index=True)[1]]
     random = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Compose
 
-from classifier.data.decode import INTERPOLATIONS, Box, Region, decode
+from classifier.data.decode import INTERPOLATIONS, Box, Crop, Region, decode
 from classifier.errors import UserError, did_you_mean
+from classifier.instantiate import build
 
 RESIZE_MODES = ("crop", "squash")
 
@@ -63,9 +63,16 @@ class Preprocessing:
         left, top = (width - w) / 2, (height - h) / 2
         return (left, top, left + w, top + h)
 
-    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
-        """Read `path` as uint8 (channels, height, width)."""
-        return decode(path, box, self.region, self.image_size, interpolation=self.interpolation, channels=self.channels)
+    def __call__(self, path: Path, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
+        """Read `path` as uint8 (channels, height, width), cut by `crop` instead of `region` where one is given."""
+        return decode(
+            path,
+            box,
+            crop or self.region,
+            self.image_size,
+            interpolation=self.interpolation,
+            channels=self.channels,
+        )
 
 
 class Augmentation:
@@ -90,11 +97,8 @@ class Augmentation:
             raise UserError(f"augment.crop={dict(crop)} must have scale and ratio: use augment.crop.ratio=[0.75,1.33]")
         self.preprocessing = preprocessing
         self.crop = crop
-        steps = [
-            hydra.utils.instantiate(config, _convert_="all")
-            for config in (transforms or {}).values()
-            if config is not None
-        ]
+        named = (transforms or {}).items()
+        steps = [build(config, f"augment.transforms.{name}") for name, config in named if config is not None]
         self.transform = Compose(steps) if steps else None
 
     def region(self, width: int, height: int) -> Region:
@@ -106,13 +110,5 @@ class Augmentation:
 
     def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
         """Read `path` as uint8 (channels, height, width), a new draw at each call."""
-        numbers = self.preprocessing
-        image = decode(
-            path,
-            box,
-            self.region,
-            numbers.image_size,
-            interpolation=numbers.interpolation,
-            channels=numbers.channels,
-        )
+        image = self.preprocessing(path, box, self.region)
         return image if self.transform is None else self.transform(image)
