@@ -30,8 +30,9 @@ def batches_of(
     sampler.skip_batches = skip
     items = list(sampler)
     assert len(items) == len(sampler) - skip * batch_size
-    assert all(found == epoch for found, _ in items)
-    return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    assert all((found, repeat) == (epoch, 0) for found, _, repeat in items)
+    pairs = [(found, position) for found, position, _ in items]
+    return [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

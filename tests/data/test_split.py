@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classifier.data.samples import SPLITS, UNASSIGNED, Samples
-from classifier.data.split import Split, read_split, split_samples, write_split
+from classifier.data.split import Split, Splitting, read_split, write_split
 from classifier.errors import UserError
 
 ROOT = Path("/photos")
@@ -37,7 +37,7 @@ def parts(samples: Samples, split: Split) -> dict[str, list[tuple[str, object]]]
 @pytest.mark.parametrize(("val", "test"), [(0.1, 0.2), (0.3, 0.3), (0.0, 0.25), (0.25, 0.0), (0.05, 0.05), (0.0, 0.0)])
 def test_disjoint_exhaustive_and_stratified(per_class: Sequence[int], boxes_each: int, val: float, test: float) -> None:
     samples = table(per_class, boxes_each)
-    split = split_samples(samples, val, test, seed=0)
+    split = Splitting(val, test, split_seed=0).split(samples)
     assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(len(samples)))
     assert all((np.diff(rows) > 0).all() for rows in split.values())
     images = {name: set(samples.image_ids()[rows].tolist()) for name, rows in split.items()}
@@ -58,17 +58,19 @@ def test_disjoint_exhaustive_and_stratified(per_class: Sequence[int], boxes_each
 
 def test_the_seed_decides() -> None:
     samples = table((30, 30))
-    first, again, other = (parts(samples, split_samples(samples, 0.2, 0.2, seed)) for seed in (3, 3, 4))
+    first, again, other = (parts(samples, Splitting(0.2, 0.2, seed).split(samples)) for seed in (3, 3, 4))
     assert first == again
     assert first["test"] != other["test"]
     assert first["val"] != other["val"]
-    assert split_samples(samples, 0.2, 0.0, 3)["val"].tolist() != split_samples(samples, 0.2, 0.0, 4)["val"].tolist()
+    assert (
+        Splitting(0.2, 0.0, 3).split(samples)["val"].tolist() != Splitting(0.2, 0.0, 4).split(samples)["val"].tolist()
+    )
 
 
 def test_an_image_with_objects_of_two_classes_stays_whole() -> None:
     paths = [f"{image}.jpg" for image in range(20) for _ in range(2)]
     samples = Samples.build(ROOT, ["a", "b"], paths, [0, 1] * 20, boxes=[(0, 0, 1, 1), (1, 1, 2, 2)] * 20)
-    split = split_samples(samples, 0.2, 0.2, seed=0)
+    split = Splitting(0.2, 0.2, split_seed=0).split(samples)
     sides = Counter(image for rows in split.values() for image in set(samples.image_ids()[rows].tolist()))
     assert set(sides.values()) == {1}
     assert [len(split[name]) for name in SPLITS] == [26, 6, 8]  # boxes: 13, 3 and 4 images
@@ -77,7 +79,7 @@ def test_an_image_with_objects_of_two_classes_stays_whole() -> None:
 @pytest.mark.parametrize("rest", ["train", None])
 def test_an_official_test_part_is_untouched(rest: str | None) -> None:
     samples = table((20, 20), splits=[rest, rest, rest, "test"])
-    split = split_samples(samples, 0.2, 0.5, seed=0)
+    split = Splitting(0.2, 0.5, split_seed=0).split(samples)
     assert split["test"].tolist() == np.flatnonzero(samples.splits == 2).tolist()
     assert len(split["val"]) == 6
     assert sorted([*split["train"], *split["val"]]) == np.flatnonzero(samples.splits != 2).tolist()
@@ -86,7 +88,7 @@ def test_an_official_test_part_is_untouched(rest: str | None) -> None:
 @pytest.mark.parametrize("given", [["train", "val", "test"], ["train", "val"]])
 def test_all_prescribed_parts_are_taken_as_they_are(given: list[str]) -> None:
     samples = table((12, 12), splits=given)
-    split = split_samples(samples, 0.3, 0.3, seed=0)
+    split = Splitting(0.3, 0.3, split_seed=0).split(samples)
     assert list(split) == given
     for name in given:
         assert split[name].tolist() == np.flatnonzero(samples.splits == SPLITS.index(name)).tolist()
@@ -95,7 +97,7 @@ def test_all_prescribed_parts_are_taken_as_they_are(given: list[str]) -> None:
 @pytest.mark.parametrize("boxes_each", [1, 2])
 def test_written_and_read_back(tmp_path: Path, boxes_each: int) -> None:
     samples = table((9, 11), boxes_each)
-    split = split_samples(samples, 0.2, 0.2, seed=1)
+    split = Splitting(0.2, 0.2, split_seed=1).split(samples)
     write_split(tmp_path / "split.csv", samples, split)
     back = read_split(tmp_path / "split.csv", samples)
     assert list(back) == list(split)
@@ -113,14 +115,14 @@ def test_awkward_names_are_written_and_read_back(tmp_path: Path) -> None:
 
 def test_files_that_came_later_move_nothing(tmp_path: Path) -> None:
     before, after = table((10, 10)), table((13, 11))
-    split = split_samples(before, 0.2, 0.2, seed=0)
+    split = Splitting(0.2, 0.2, split_seed=0).split(before)
     write_split(tmp_path / "split.csv", before, split)
     assert parts(after, read_split(tmp_path / "split.csv", after)) == parts(before, split)
 
 
 def test_samples_that_are_gone_are_named(tmp_path: Path) -> None:
     before, after = table((10, 10)), table((10, 8))
-    write_split(tmp_path / "split.csv", before, split_samples(before, 0.2, 0.2, seed=0))
+    write_split(tmp_path / "split.csv", before, Splitting(0.2, 0.2, split_seed=0).split(before))
     with pytest.raises(UserError, match=r"2 of the 20 samples .* 1/00[89]\.jpg .*data\.split_file=null"):
         read_split(tmp_path / "split.csv", after)
 

@@ -1,12 +1,11 @@
 """Look at every file before the first epoch, so that all bad ones are known at once."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from classifier.data.decode import decode, image_problem
+from classifier.data.decode import Picture, decode, image_problem
 from classifier.data.samples import Problem, Samples
 from classifier.errors import UserError, did_you_mean
 
@@ -16,13 +15,17 @@ END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", 
 TAIL = 64  # cameras pad some files behind the end mark
 
 
-def image_size(path: Path, check: str) -> tuple[int, int]:
+def image_size(picture: Picture, check: str) -> tuple[int, int]:
     """Width and height, in pixels, from the header; raises on a file that cannot be used.
 
     The quick check reads the header and looks for the end mark, and decodes only what fails that; it costs a few
     per cent of decoding. The full one decodes, and so finds damage in the middle too.
     """
-    with path.open("rb") as file:
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0]
+    if isinstance(picture, Image.Image):
+        return picture.size
+    with picture.open("rb") as file:
         length = file.seek(0, 2)
         if length == 0:
             raise ValueError("empty file (0 bytes)")
@@ -38,7 +41,7 @@ def image_size(path: Path, check: str) -> tuple[int, int]:
         else:
             whole = mark is not None and mark in tail
     if check == "full" or not whole:
-        decode(path, None, lambda width, height: (0, 0, width, height), (size[1], size[0]))
+        decode(picture, None, lambda width, height: (0, 0, width, height), (size[1], size[0]))
     return size
 
 
@@ -74,7 +77,7 @@ def check_images(samples: Samples, check: str) -> tuple[Samples, list[Problem]]:
 
 def _size_or_problem(samples: Samples, row: int, check: str) -> tuple[int, int] | Problem:
     try:
-        return image_size(samples.path(row), check)
+        return image_size(samples.image(row), check)
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
         cause = error.__cause__ or error  # `decode` wraps it in advice that is for one file
         return Problem(samples.relative_path(row), image_problem(cause))

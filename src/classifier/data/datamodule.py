@@ -12,11 +12,12 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
+from classifier.data.balance import require_sampler, training_weights
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Problem, Samples
-from classifier.data.split import Split, read_split, split_samples
+from classifier.data.split import Split, Splitting, grouped, read_split
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError, did_you_mean
 
@@ -53,8 +54,15 @@ class DataSettings(TypedDict, total=False):
     test_fraction: float
     split_seed: int
     split_file: str | None
+    fold: int | None
+    num_folds: int
+    limit_per_class: int | None
+    group_pattern: str | None
     on_error: str
     check: str
+    cache_dir: str
+    sampler: str
+    weights_file: str | None
     drop_last: bool
     seed: int
     classes: Sequence[str] | None
@@ -70,11 +78,16 @@ class ClassificationDataModule(pl.LightningDataModule):
         num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
-        val_fraction, test_fraction: Shares cut at random, class by class, where the source has no such part.
-        split_seed: Of that cut.
-        split_file: A split.csv of an earlier run, to be used instead.
+        val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class: See `Splitting`.
+        split_file: A split.csv, of an earlier run or your own, to be used instead.
+        group_pattern: Regular expression, searched in each path: images for which it matches the same text (its first
+            group, where it has one) stay on one side of the split, such as `patient_\\d+`.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
         check: `quick` reads every file's header and end before training, `full` decodes it, `none` trusts.
+        cache_dir: Folder for what is kept between runs; it can be removed at any time.
+        sampler: Training order: `shuffle` takes each image once an epoch; `balanced` as many of each class;
+            `weighted` in proportion to the weights of `weights_file`.
+        weights_file: CSV with the columns `path` and `weight`, for `sampler=weighted`.
         drop_last: Leave out the last, smaller training batch.
         seed: Of the order and the augmentation.
         classes: Names of a trained model's classes, in its order; by default the data's own.
@@ -102,8 +115,15 @@ class ClassificationDataModule(pl.LightningDataModule):
         test_fraction: float = 0.2,
         split_seed: int = 0,
         split_file: str | None = None,
+        fold: int | None = None,
+        num_folds: int = 5,
+        limit_per_class: int | None = None,
+        group_pattern: str | None = None,
         on_error: str = "raise",
         check: str = "quick",
+        cache_dir: str = "data/cache",
+        sampler: str = "shuffle",
+        weights_file: str | None = None,
         drop_last: bool = False,
         seed: int = 0,
         classes: Sequence[str] | None = None,
@@ -115,24 +135,22 @@ class ClassificationDataModule(pl.LightningDataModule):
         height, width = sides
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
+        require_sampler(sampler, weights_file)
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
-        if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must not be negative "
-                "and must leave images to train on: their sum must be below 1"
-            )
         self.source = source
         self.preprocessing = Preprocessing((height, width), resize, crop_pct, interpolation, channels)
         self.augmentation = Augmentation(self.preprocessing, **(augment or {}))
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
         self.split_file = split_file
         self.on_error = on_error
         self.check = check
+        self.group_pattern = group_pattern
+        self.cache_dir = Path(cache_dir)
+        self.sampler = sampler
+        self.weights_file = weights_file
         self.drop_last = drop_last
         self.seed = seed
         self.given_classes = classes
@@ -174,14 +192,16 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(
                 f"{self.source.root} has one class only ({samples.classes[0]!r}): a classifier needs two at least"
             )
+        if self.group_pattern is not None:
+            samples = grouped(samples, self.group_pattern)
         self.samples = samples
         if self.split_file is not None:
             self.split = read_split(Path(self.split_file), samples)
         else:
-            self.split = split_samples(samples, self.val_fraction, self.test_fraction, self.split_seed)
+            self.split = self.splitting.split(samples)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        rows = self.split.get("train", ())
+        rows = self.split.get("train", np.arange(0))
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         rank, world_size = self._place()
@@ -194,7 +214,7 @@ class ClassificationDataModule(pl.LightningDataModule):
                 f"batch size {self.batch_size}{processes} is larger than the {len(rows)} training images: "
                 f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
             )
-        dataset = ImageDataset(self.samples, self.split["train"], self.augmentation, self.seed)
+        dataset = ImageDataset(self.samples, rows, self.augmentation, self.seed)
         sampler = EpochSampler(
             len(rows),
             self.batch_size,
@@ -202,6 +222,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
+            weights=training_weights(self.samples, rows, self.sampler, self.weights_file),
+            labels=self.samples.labels[rows],
         )
         self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings())
         if self._train_position is not None:

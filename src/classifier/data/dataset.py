@@ -1,28 +1,30 @@
 """Rows of a Samples table -> uint8 images with labels and indices."""
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from classifier.data.decode import Box
+from classifier.data.decode import Box, Picture
 from classifier.data.samples import Samples
 from classifier.seeding import seed_place
+
+Key = tuple[int, int, int]
+"""Epoch, position in `rows`, and how many times the epoch has drawn that position before."""
 
 
 class ReadImage(Protocol):
     """`Preprocessing` or `Augmentation`."""
 
-    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor: ...
+    def __call__(self, picture: Picture, box: Box | None = None) -> torch.Tensor: ...
 
 
 class ImageDataset(Dataset[dict[str, torch.Tensor]]):
     """The samples at `rows`, read by `read`.
 
-    An item is asked for by (epoch, row) in training, where all random draws are a function of (seed, epoch, row),
-    and by the row alone otherwise.
+    An item is asked for by `Key` in training, where all random draws are a function of (seed, epoch, row, times drawn
+    before in the epoch), and by the position in `rows` alone otherwise.
 
     Returns, for an item: `image` uint8 (C, H, W), `label` int64 (), `index` int64 (), the row in `samples`.
     """
@@ -36,12 +38,13 @@ class ImageDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: int | Key) -> dict[str, torch.Tensor]:
         row = int(self.rows[key[1] if isinstance(key, tuple) else key])
         if isinstance(key, tuple):
-            seed_place(self.seed, key[0], row)
+            epoch, _, repeat = key
+            seed_place(self.seed, epoch, row, *([repeat] if repeat else []))
         return {
-            "image": self.read(self.samples.path(row), self.samples.box(row)),
+            "image": self.read(self.samples.image(row), self.samples.box(row)),
             "label": torch.tensor(self.samples.labels[row]),
             "index": torch.tensor(row),
         }

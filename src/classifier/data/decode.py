@@ -13,6 +13,8 @@ BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 ORIENTATION_TAG = 0x0112  # EXIF
 
 Box = tuple[int, int, int, int]
+Picture = Path | np.ndarray | Image.Image
+"""What can be read: a file, pixels as uint8 (H, W) or (H, W, C), or a Pillow image."""
 Region = tuple[float, float, float, float]
 Crop = Callable[[int, int], Region]
 """(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
@@ -30,7 +32,7 @@ class ImageError(UserError):
 
 
 def decode(
-    path: Path,
+    picture: Picture,
     box: Box | None,
     crop: Crop,
     size: tuple[int, int],
@@ -38,7 +40,7 @@ def decode(
     interpolation: str = "bilinear",
     channels: int = 3,
 ) -> torch.Tensor:
-    """Read an image, cut `box` and then `crop` out of it, and resize that part, antialiased.
+    """Read a picture, cut `box` and then `crop` out of it, and resize that part, antialiased.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one; the crop and the
     resize are one operation. EXIF orientation is applied, the first frame of an animation is taken, 16 bits are scaled
@@ -57,7 +59,7 @@ def decode(
     """
     height, width = size
     try:
-        with Image.open(path) as image:
+        with _opened(picture) as image:
             # Pillow turns TIFFs itself, and gives their size as turned
             orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG, 1)
             part = box or (0, 0, *image.size)
@@ -93,11 +95,21 @@ def decode(
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets on damaged bytes: OSError, SyntaxError, ValueError, ...
         raise ImageError(
-            f"cannot read the image {path} ({image_problem(error)}): "
+            f"cannot read the image {_name(picture)} ({image_problem(error)}): "
             "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
         ) from error
     array = np.array(pixels)  # a writable copy, as torch wants it
     return torch.from_numpy(array).reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
+    return picture if isinstance(picture, Image.Image) else Image.open(picture)
+
+
+def _name(picture: Picture) -> str:
+    return str(picture) if isinstance(picture, Path) else f"of {type(picture).__name__}"
 
 
 def image_problem(error: BaseException) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from classifier.data.dataset import ImageDataset
+from classifier.data.dataset import ImageDataset, Key
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, position) pairs in an order that is a function of (seed, epoch), shared out over processes.
+class EpochSampler(Sampler[Key]):
+    """Keys of samples in an order that is a function of (seed, epoch), shared out over processes.
 
     The processes together take each sample once an epoch, and the same global batches whatever their number: of
     every `batch_size * world_size` positions, process `rank` takes each `world_size`-th. A remainder too small to
@@ -21,16 +21,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
         length: Number of training samples.
         batch_size: Images per process and step.
         drop_last: Leave out any remainder that does not fill a batch on each process.
+        weights: float64 (length,), proportional to how often each sample is drawn in an epoch of `length` draws, to
+            within one; None to draw each once.
+        labels: int64 (length,), classes whose totals are then kept to within one, too.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        weights: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.length = length
+        self.weights = weights
+        self.labels = np.zeros(length) if labels is None else labels
         remainder = length % (batch_size * world_size)
         if remainder and (drop_last or (remainder < 2 * world_size and batch_size > 1)):
             self.used = length - remainder
@@ -48,15 +62,29 @@ class EpochSampler(Sampler[tuple[int, int]]):
         whole, rest = divmod(self.used, self.world_size * self.batch_size)
         return whole * self.batch_size + (rest - self.rank + self.world_size - 1) // self.world_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[: self.used]
-        global_batches = range(0, self.used, self.batch_size * self.world_size)
-        ends = [*global_batches[1:], self.used]
-        share = np.concatenate(
-            [order[start + self.rank : end : self.world_size] for start, end in zip(global_batches, ends, strict=True)]
-        )
-        for position in share[self.skip_batches * self.batch_size :].tolist():
-            yield self.epoch, position
+    def __iter__(self) -> Iterator[Key]:
+        order, repeats = self._order()
+        step = self.batch_size * self.world_size
+        for start in range(self.skip_batches * step, self.used, step):
+            share = slice(start + self.rank, min(start + step, self.used), self.world_size)
+            for position, repeat in zip(order[share].tolist(), repeats[share].tolist(), strict=True):
+                yield self.epoch, position, repeat
+
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's positions, of all processes, and how many times each has come before."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(self.length)
+        if self.weights is None:
+            return order, np.broadcast_to(np.int64(0), self.length)
+        # Systematic resampling: marks at even distances on the line of all weights, laid end to end, class by class.
+        # Each sample, and each class, meets floor or ceil of its expected number of marks.
+        order = order[np.argsort(self.labels[order], kind="stable")]
+        line = np.cumsum(self.weights[order])
+        marks = (np.arange(self.length) + random.random()) * (line[-1] / self.length)
+        places = np.minimum(np.searchsorted(line, marks, side="right"), self.length - 1)
+        repeats = np.arange(self.length) - np.searchsorted(places, places)
+        shuffled = random.permutation(self.length)
+        return order[places][shuffled], repeats[shuffled]
 
 
 class ShardSampler(SequentialSampler):

@@ -1,11 +1,15 @@
 """The table of samples: what every source gives and every later step reads."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 SPLITS = ("train", "val", "test")
 UNASSIGNED = -1
@@ -19,6 +23,13 @@ class Problem:
     reason: str
 
 
+class ImageStore(Protocol):
+    """Images that are no files of their own: an array, a packed data set, a cache of decoded pixels."""
+
+    def read(self, item: int) -> np.ndarray | Image.Image:
+        """Image number `item`: uint8 (H, W) or (H, W, C), or a Pillow image."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """N samples in flat numpy buffers, which worker processes share instead of copying.
@@ -26,13 +37,17 @@ class Samples:
     (A million paths as Python objects are copied into every worker as their reference counts change.)
 
     Args:
-        root: Folder that the paths are relative to.
+        root: Folder that the paths are relative to; the file that `store` reads, where there is one.
         classes: Class names; a label is a position in this tuple.
         path_bytes: uint8 (total length,), all paths in UTF-8, one behind the other.
         path_ends: int64 (N,), where each path ends in `path_bytes`.
         labels: int64 (N,).
         boxes: int32 (N, 4) as (x1, y1, x2, y2) in stored pixels, half-open; None where whole images are meant.
         splits: int8 (N,), position in `SPLITS` that the source itself prescribes, or `UNASSIGNED`.
+        groups: int64 (N,), the same number for samples that must stay on one side of a split; None where only the
+            boxes of one image must.
+        store: Reads the images where they are no files; `path_bytes` then are mere names.
+        items: int64 (N,), their numbers in `store`.
     """
 
     root: Path
@@ -42,6 +57,9 @@ class Samples:
     labels: np.ndarray
     boxes: np.ndarray | None
     splits: np.ndarray
+    groups: np.ndarray | None = None
+    store: ImageStore | None = None
+    items: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -49,12 +67,19 @@ class Samples:
         root: Path,
         classes: Sequence[str],
         paths: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         *,
-        boxes: Sequence[Sequence[int]] | None = None,
-        splits: Sequence[int] | None = None,
+        boxes: Sequence[Sequence[int]] | np.ndarray | None = None,
+        splits: Sequence[int] | np.ndarray | None = None,
+        groups: Sequence[str] | None = None,
+        store: ImageStore | None = None,
     ) -> "Samples":
-        """Build the table from sequences of equal length; `paths` are relative to `root`, with forward slashes."""
+        """Build the table from sequences of equal length; `paths` are relative to `root`, with forward slashes.
+
+        Args:
+            groups: Names of the groups, such as a patient; an empty name is a group of its own.
+            store: Reads image `i` for row `i`.
+        """
         # surrogateescape: a file name on Linux need not be valid UTF-8
         encoded = [path.encode("utf-8", "surrogateescape") for path in paths]
         return cls(
@@ -65,6 +90,9 @@ class Samples:
             labels=np.asarray(labels, dtype=np.int64),
             boxes=None if boxes is None else np.asarray(boxes, dtype=np.int32).reshape(-1, 4),
             splits=np.full(len(paths), UNASSIGNED, np.int8) if splits is None else np.asarray(splits, np.int8),
+            groups=None if groups is None else numbered(name or index for index, name in enumerate(groups)),
+            store=store,
+            items=None if store is None else np.arange(len(paths)),
         )
 
     def __len__(self) -> int:
@@ -78,6 +106,12 @@ class Samples:
     def path(self, row: int) -> Path:
         return self.root / self.relative_path(row)
 
+    def image(self, row: int) -> Path | np.ndarray | Image.Image:
+        """What `decode` reads: the file, or the pixels out of the store."""
+        if self.store is None or self.items is None:
+            return self.path(row)
+        return self.store.read(int(self.items[row]))
+
     def box(self, row: int) -> tuple[int, int, int, int] | None:
         if self.boxes is None:
             return None
@@ -86,21 +120,43 @@ class Samples:
 
     def select(self, rows: np.ndarray, boxes: np.ndarray | None = None) -> "Samples":
         """The table of `rows` (int64 positions) only, with other `boxes` int32 (len(rows), 4) where given."""
-        if boxes is None and self.boxes is not None:
-            boxes = self.boxes[rows]
-        return Samples.build(
-            self.root,
-            self.classes,
-            [self.relative_path(row) for row in rows],
-            self.labels[rows],
-            boxes=boxes,  # type: ignore[arg-type]
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = np.diff(self.path_ends, prepend=0)[rows]
+        ends = np.cumsum(lengths)
+        # each byte of the new buffer, as a position in the old one
+        shift = np.repeat(self.path_ends[rows] - ends, lengths)
+        path_bytes = self.path_bytes[np.arange(len(shift)) + shift]
+
+        def part(column: np.ndarray | None) -> np.ndarray | None:
+            return None if column is None else column[rows]
+
+        return replace(
+            self,
+            path_bytes=path_bytes,
+            path_ends=ends,
+            labels=self.labels[rows],
+            boxes=part(self.boxes) if boxes is None else boxes,
             splits=self.splits[rows],
+            groups=part(self.groups),
+            items=part(self.items),
         )
 
     def image_ids(self) -> np.ndarray:
-        """int64 (N,): the same number for samples of the same file, so that one image is never split in two."""
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(self.relative_path(row), len(numbers)) for row in range(len(self))])
+        """int64 (N,): the same number for samples of the same image, counted from 0 in the table's order."""
+        return numbered(self.relative_path(row) for row in range(len(self)))
+
+    def group_ids(self) -> np.ndarray:
+        """int64 (N,): the same number for samples that must not be divided, counted from 0.
+
+        Those are the samples of an image, and those of a group; where an image belongs to two groups, both.
+        """
+        images = self.image_ids()
+        if self.groups is None or len(self) == 0:
+            return images
+        links = coo_array((np.ones(len(self)), (images, self.groups + images.max() + 1)))
+        side = max(links.shape)
+        links.resize(side, side)
+        return numbered(connected_components(links, directed=False)[1][images].tolist())
 
     def fingerprint(self) -> str:
         """SHA-256 over paths, labels, boxes and class names: equal only where the data is listed the same."""
@@ -109,3 +165,9 @@ class Samples:
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+def numbered(names: Iterable[Hashable]) -> np.ndarray:
+    """int64: a number for each name, equal for equal ones, from 0 in the order of their first coming."""
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)

@@ -1,77 +1,193 @@
 """Which sample is for training, validation, test; and the split.csv that keeps it."""
 
 import csv
-from collections.abc import Mapping
+import re
+import warnings
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from classifier.data.samples import SPLITS, UNASSIGNED, Samples
+from classifier.data.samples import SPLITS, UNASSIGNED, Samples, numbered
 from classifier.errors import UserError
 
 Split = dict[str, np.ndarray]
 """Name in `SPLITS` -> int64 rows of the Samples table, ascending. Absent where the data has no such part."""
 
 
-def split_samples(samples: Samples, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """Take the parts that the source prescribes and cut the missing ones.
+@dataclass(frozen=True)
+class Splitting:
+    """How samples are divided; a function of the samples and these values alone.
 
-    A test part that the source prescribes is never touched: validation is cut from its training part.
+    Parts that the source prescribes are taken, the missing ones cut. A test part that it prescribes is never touched:
+    validation is cut from its training part. Samples of one group (see `Samples.group_ids`) stay on one side.
 
     Args:
         val_fraction: Share of the images to cut for validation, 0 for none, of what is not test already.
         test_fraction: The same for test; used only where the source prescribes no part at all.
-        seed: Of the split alone, so that runs with different training seeds share a test set.
+        split_seed: Of the split alone, so that runs with different training seeds share a test set.
+        fold: Which of `num_folds` folds is held out, counted from 0; None for no folds. The fold is the test part, or
+            where the source prescribes parts of its own, the validation part.
+        num_folds: Number of folds.
+        limit_per_class: The most samples of each class that each part keeps; None for all.
     """
-    assigned, images = samples.splits.copy(), samples.image_ids()
-    prescribed = {name for number, name in enumerate(SPLITS) if (assigned == number).any()}
-    free = np.flatnonzero(assigned == UNASSIGNED)
-    if not prescribed:
-        free = _cut(samples, images, assigned, free, SPLITS.index("test"), test_fraction, seed)
-    if "val" not in prescribed:
-        pool = free if "train" not in prescribed else np.flatnonzero(assigned == SPLITS.index("train"))
-        _cut(samples, images, assigned, pool, SPLITS.index("val"), val_fraction, seed + 1)
-    assigned[assigned == UNASSIGNED] = SPLITS.index("train")
-    return {
-        name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS) if (assigned == number).any()
-    }
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    fold: int | None = None
+    num_folds: int = 5
+    limit_per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+            raise UserError(
+                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} must not be "
+                "negative and must leave images to train on: their sum must be below 1"
+            )
+        if self.num_folds < 2:
+            raise UserError(f"data.num_folds={self.num_folds} must be at least 2")
+        if self.fold is not None and not 0 <= self.fold < self.num_folds:
+            raise UserError(
+                f"data.fold={self.fold} must be one of 0 to {self.num_folds - 1}, as data.num_folds={self.num_folds}"
+            )
+        if self.limit_per_class is not None and self.limit_per_class < 1:
+            raise UserError(f"data.limit_per_class={self.limit_per_class} must be at least 1, or null for all")
+
+    def split(self, samples: Samples) -> Split:
+        """Divide `samples`.
+
+        Raises:
+            UserError: There are fewer images, or groups, than folds.
+        """
+        assigned, groups = samples.splits.copy(), samples.group_ids()
+        train, val, test = range(3)
+        prescribed = {number for number in (train, val, test) if (assigned == number).any()}
+        if self.fold is not None:
+            part = val if prescribed else test
+            if val in prescribed:
+                assigned[assigned == val] = train
+            pool = np.flatnonzero(assigned != test)
+            assigned[self._fold(samples, groups, pool)] = part
+            prescribed |= {part}
+        elif not prescribed:
+            pool = np.arange(len(samples))
+            assigned[self._cut(samples, groups, pool, self.test_fraction, self.split_seed)] = test
+        if val not in prescribed:
+            pool = np.flatnonzero(assigned == (train if train in prescribed else UNASSIGNED))
+            assigned[self._cut(samples, groups, pool, self.val_fraction, self.split_seed + 1)] = val
+        assigned[assigned == UNASSIGNED] = train
+        split = {name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS)}
+        return {name: self._limited(samples.labels, rows) for name, rows in split.items() if len(rows)}
+
+    def _fold(self, samples: Samples, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
+        """Rows of the wanted fold of `pool`."""
+        pool_groups, labels = groups[pool], samples.labels[pool]
+        units, first = np.unique(pool_groups, return_index=True)
+        if len(units) < self.num_folds:
+            what = "images" if samples.groups is None else "groups"
+            raise UserError(
+                f"data.num_folds={self.num_folds} is more than the {len(units)} {what}: use data.num_folds="
+                f"{max(2, len(units))}"
+            )
+        if samples.groups is None:  # a unit is an image, and has the class of its first box
+            folds = _folds(StratifiedKFold, self.num_folds, self.split_seed, labels[first])
+            chosen = units[folds[self.fold or 0]]
+        else:
+            folds = _folds(StratifiedGroupKFold, self.num_folds, self.split_seed, labels, pool_groups)
+            chosen = np.unique(pool_groups[folds[self.fold or 0]])
+        held_out: np.ndarray = pool[np.isin(pool_groups, chosen)]
+        return held_out
+
+    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+        """Rows of `pool` that make up `fraction` of it, class by class."""
+        if fraction <= 0 or len(pool) == 0:
+            return pool[:0]
+        pool_groups, labels = groups[pool], samples.labels[pool]
+        units, first = np.unique(pool_groups, return_index=True)
+        if samples.groups is None:
+            chosen = units[_share(labels[first], fraction, seed)]
+        elif len(units) == 1:
+            return pool[:0]
+        else:
+            # so many folds of so many: 0.3 is three of ten
+            share = Fraction(fraction).limit_denominator(min(20, len(units), int(np.bincount(labels).max())))
+            number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
+            rows = np.concatenate(_folds(StratifiedGroupKFold, of, seed, labels, pool_groups)[:number])
+            chosen = np.unique(pool_groups[rows])
+        taken: np.ndarray = pool[np.isin(pool_groups, chosen)]
+        return taken
+
+    def _limited(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self.limit_per_class is None:
+            return rows
+        random = np.random.default_rng((self.split_seed, 2))
+        # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
+        shuffled = random.permutation(rows)
+        order = np.argsort(labels[shuffled], kind="stable")
+        starts = np.searchsorted(labels[shuffled][order], labels[shuffled][order])
+        kept: np.ndarray = np.sort(shuffled[order[np.arange(len(rows)) - starts < self.limit_per_class]])
+        return kept
 
 
-def _cut(
-    samples: Samples,
-    images: np.ndarray,
-    assigned: np.ndarray,
-    pool: np.ndarray,
-    number: int,
-    fraction: float,
+def grouped(samples: Samples, pattern: str) -> Samples:
+    """`samples` with those of one group where the regular expression finds the same text in their paths.
+
+    Raises:
+        UserError: The pattern is malformed, or finds nothing in a path.
+    """
+    names = []
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
+    for row in range(len(samples)):
+        path = samples.relative_path(row)
+        found = expression.search(path)
+        if found is None:
+            raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
+        names.append(found[1] if expression.groups else found[0])
+    return replace(samples, groups=numbered(names))
+
+
+def _folds(
+    kind: type[StratifiedKFold] | type[StratifiedGroupKFold],
+    count: int,
     seed: int,
-) -> np.ndarray:
-    """Assign `fraction` of the images in `pool` to split `number`, class by class; return what is left of the pool.
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Positions in `labels` of each of `count` folds."""
+    splitter = kind(n_splits=count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
+        try:
+            return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
+        except ValueError as error:
+            raise UserError(f"data.num_folds={count} is more than any class has members: use fewer") from error
 
-    Each class gives its share to within one image, and at least one where it has three. (scikit-learn's
-    stratified splitters refuse classes of one image and parts smaller than the number of classes.) All the
-    boxes of an image go together, by the class of its first box.
+
+def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Positions in `labels` of a share of each class, to within one, and at least one where the class has three.
+
+    (scikit-learn's StratifiedShuffleSplit refuses classes of one member and parts smaller than the number of classes.)
     """
-    if fraction <= 0:
-        return pool
-    first_rows = pool[np.unique(images[pool], return_index=True)[1]]
     random = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
-    for label in range(len(samples.classes)):
-        rows = first_rows[samples.labels[first_rows] == label]
-        count = round(len(rows) * fraction)
-        if len(rows) >= 3:
-            count = min(max(1, count), len(rows) - 1)
-        chosen.append(random.permutation(rows)[:count])
-    taken = np.isin(images, images[np.concatenate(chosen)])
-    assigned[pool[taken[pool]]] = number
-    left: np.ndarray = pool[~taken[pool]]
-    return left
+    for label in range(labels.max() + 1):
+        members = np.flatnonzero(labels == label)
+        count = round(len(members) * fraction)
+        if len(members) >= 3:
+            count = min(max(1, count), len(members) - 1)
+        chosen.append(random.permutation(members)[:count])
+    return np.concatenate(chosen)
 
 
-def _key(samples: Samples, row: int) -> tuple[str, str]:
+def _box_text(samples: Samples, row: int) -> str:
     box = samples.box(row)
-    return samples.relative_path(row), "" if box is None else " ".join(map(str, box))
+    return "" if box is None else " ".join(map(str, box))
 
 
 def write_split(path: Path, samples: Samples, split: Split) -> None:
@@ -81,37 +197,48 @@ def write_split(path: Path, samples: Samples, split: Split) -> None:
         writer.writerow(["path", "label", "split", "box"])
         for name, rows in split.items():
             for row in rows:
-                file_path, box = _key(samples, row)
-                writer.writerow([file_path, samples.classes[samples.labels[row]], name, box])
+                label = samples.classes[samples.labels[row]]
+                writer.writerow([samples.relative_path(row), label, name, _box_text(samples, row)])
 
 
 def read_split(path: Path, samples: Samples) -> Split:
-    """Read a split.csv back for the same samples.
+    """Read a split.csv, of a run or of one's own, for the same samples.
+
+    The columns `path` and `split` are needed; `box` (x1 y1 x2 y2) tells the boxes of an image apart, and a file
+    without it divides whole images. Samples that it does not list are in no part.
 
     Raises:
-        UserError: The file is missing or malformed, or a sample of it is not in the data any more.
+        UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
     """
+    table: dict[tuple[str, str], str] = {}
+    by_box = False
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table: Mapping[tuple[str, str], str] = {
-                (row["path"], row["box"]): row["split"] for row in csv.DictReader(file)
-            }
-        if not table or None in table.values():
-            raise ValueError("no samples, or a row without its split")
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read the split file {path} ({error!r}): use data.split_file=null") from error
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            if missing := {"path", "split"} - set(columns):
+                raise ValueError(f"no column {' and '.join(sorted(missing))}, its first line is {','.join(columns)!r}")
+            by_box = "box" in columns
+            for line in reader:
+                name, key = line["split"], (line["path"], (line["box"] or "") if by_box else "")
+                if name not in SPLITS:
+                    raise ValueError(f"line {reader.line_num}: unknown split {name!r}, not {', '.join(SPLITS)}")
+                if table.setdefault(key, name) != name:
+                    raise ValueError(f"line {reader.line_num}: {key[0]} is in {table[key]} and in {name}")
+        if not table:
+            raise ValueError("no samples")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
     rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
+    found = set()
     for row in range(len(samples)):
-        name = table.get(_key(samples, row))
-        if name is None:
-            continue  # a file that came after the split was made
-        if name not in rows_by_name:
-            raise UserError(f"{path}: unknown split {name!r}, expected one of {', '.join(SPLITS)}")
-        rows_by_name[name].append(row)
-    known = {_key(samples, row) for row in range(len(samples))}
-    if gone := [key for key in table if key not in known]:
+        key = (samples.relative_path(row), _box_text(samples, row) if by_box else "")
+        if key in table:  # else a file that came after the split was made
+            rows_by_name[table[key]].append(row)
+            found.add(key)
+    if gone := [file_path for file_path, box in table if (file_path, box) not in found]:
         raise UserError(
             f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
-            f"{gone[0][0]} first: restore them, or use data.split_file=null to split anew"
+            f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
         )
     return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Compose
 
-from classifier.data.decode import INTERPOLATIONS, Box, Crop, Region, decode
+from classifier.data.decode import INTERPOLATIONS, Box, Crop, Picture, Region, decode
 from classifier.errors import UserError, did_you_mean
 from classifier.instantiate import build
 
@@ -63,10 +62,10 @@ class Preprocessing:
         left, top = (width - w) / 2, (height - h) / 2
         return (left, top, left + w, top + h)
 
-    def __call__(self, path: Path, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
-        """Read `path` as uint8 (channels, height, width), cut by `crop` instead of `region` where one is given."""
+    def __call__(self, picture: Picture, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
+        """Read `picture` as uint8 (channels, height, width), cut by `crop` instead of `region` where one is given."""
         return decode(
-            path,
+            picture,
             box,
             crop or self.region,
             self.image_size,
@@ -108,7 +107,7 @@ class Augmentation:
         top, left, h, w = RandomResizedCrop.get_params(shape, list(self.crop["scale"]), list(self.crop["ratio"]))
         return (float(left), float(top), float(left + w), float(top + h))
 
-    def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
-        """Read `path` as uint8 (channels, height, width), a new draw at each call."""
-        image = self.preprocessing(path, box, self.region)
+    def __call__(self, picture: Picture, box: Box | None = None) -> torch.Tensor:
+        """Read `picture` as uint8 (channels, height, width), a new draw at each call."""
+        image = self.preprocessing(picture, box, self.region)
         return image if self.transform is None else self.transform(image)

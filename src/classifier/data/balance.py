@@ -1,0 +1,77 @@
+"""Rare classes and rare images: how often a training epoch draws each."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from classifier.data.samples import Samples
+from classifier.errors import UserError, did_you_mean
+
+SAMPLERS = ("shuffle", "balanced", "weighted")
+
+
+def require_sampler(sampler: str, weights_file: str | None) -> None:
+    """Raise a UserError unless the two settings fit."""
+    if sampler not in SAMPLERS:
+        raise UserError(f"data.sampler={sampler} is unknown: {did_you_mean(sampler, SAMPLERS)}")
+    if (sampler == "weighted") != (weights_file is not None):
+        raise UserError(
+            f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
+            "data.sampler=weighted go together"
+        )
+
+
+def training_weights(samples: Samples, rows: np.ndarray, sampler: str, weights_file: str | None) -> np.ndarray | None:
+    """float64 (len(rows),), proportional to how often each of `rows` is drawn; None for each once an epoch.
+
+    Raises:
+        UserError: The file cannot be read, or lacks a training image.
+    """
+    if sampler == "shuffle":
+        return None
+    labels = samples.labels[rows]
+    if sampler == "balanced":
+        weights: np.ndarray = 1 / np.bincount(labels)[labels]
+        return weights
+    by_path = _read_weights(Path(weights_file or ""))
+    missing = [path for path in map(samples.relative_path, rows) if path not in by_path]
+    if missing:
+        raise UserError(
+            f"{weights_file} has no weight for {missing[0]} and {len(missing) - 1} more training images: add them, "
+            "or use data.sampler=shuffle data.weights_file=null"
+        )
+    weights = np.array([by_path[samples.relative_path(row)] for row in rows])
+    if not weights.any():
+        raise UserError(f"{weights_file}: all weights of the training images are 0")
+    return weights
+
+
+def _read_weights(path: Path) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            if missing := {"path", "weight"} - set(reader.fieldnames or ()):
+                raise ValueError(f"no column {' and '.join(sorted(missing))}")
+            for line in reader:
+                weight = float(line["weight"] or "nan")
+                if not 0 <= weight < float("inf"):
+                    raise ValueError(f"line {reader.line_num}: weight {line['weight']!r} is not a number from 0 on")
+                if weights.setdefault(line["path"], weight) != weight:
+                    raise ValueError(f"line {reader.line_num}: {line['path']} has two weights")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"cannot read the weights {path} ({error}): name another file with data.weights_file"
+        ) from error
+    return weights
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> list[float]:
+    """A loss weight for each class, inverse to its share of `labels` int64 (N,), with a mean of 1 over the samples.
+
+    A class without samples has weight 0: it never occurs.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    occurring = np.count_nonzero(counts)
+    return [len(labels) / (occurring * count) if count else 0.0 for count in counts.tolist()]
