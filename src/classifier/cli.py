@@ -33,7 +33,8 @@ HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.batch_size", "data.num_workers", "data.image_size",
                "data.val_fraction", "data.test_fraction", "optimizer.lr", "optimizer.weight_decay",
                "trainer.max_epochs", "trainer.max_steps")  # fmt: skip
-KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "init_from")
+KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
+                  "init_from")  # fmt: skip
 
 
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:

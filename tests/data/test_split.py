@@ -1,3 +1,4 @@
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from classifier.data.samples import SPLITS, UNASSIGNED, Samples
-from classifier.data.split import Split, Splitting, read_split, write_split
+from classifier.data.split import Split, Splitting, grouped, read_split, write_split
 from classifier.errors import UserError
 
 ROOT = Path("/photos")
@@ -159,3 +160,149 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("path,label,split,box\n0/000.jpg,0,trian,\n")
     with pytest.raises(UserError, match=r"'trian'.*train, val, test"):
         read_split(tmp_path / "split.csv", table((3, 3)))
+
+
+@pytest.mark.parametrize("per_class", [(20, 20, 20), (100, 11, 37), (5, 7), (1, 2, 9)])
+@pytest.mark.parametrize("boxes_each", [1, 3])
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+def test_folds_are_disjoint_exhaustive_and_stratified(
+    per_class: Sequence[int], boxes_each: int, num_folds: int
+) -> None:
+    samples = table(per_class, boxes_each)
+    folds = [Splitting(0.2, fold=fold, num_folds=num_folds).split(samples) for fold in range(num_folds)]
+    held_out = np.concatenate([split["test"] for split in folds])
+    assert sorted(held_out.tolist()) == list(range(len(samples)))
+    images = samples.image_ids()
+    for split in folds:
+        assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(len(samples)))
+        assert sum(len(np.unique(images[rows])) for rows in split.values()) == sum(per_class)
+        counts = np.bincount(samples.labels[split["test"]], minlength=len(per_class)) / boxes_each
+        assert (np.abs(counts - np.array(per_class) / num_folds) <= 1).all()
+
+
+def test_a_fold_is_the_validation_part_beside_an_official_test_part() -> None:
+    samples = table((20, 20), splits=["train", "val", "train", "test"])
+    folds = [Splitting(fold=fold, num_folds=3).split(samples) for fold in range(3)]
+    official = np.flatnonzero(samples.splits == 2).tolist()
+    assert all(split["test"].tolist() == official for split in folds)
+    held_out = np.concatenate([split["val"] for split in folds])
+    assert sorted(held_out.tolist()) == np.flatnonzero(samples.splits != 2).tolist()
+
+
+def in_groups(count: int, members: int, seed: int = 0) -> Samples:
+    """`count` groups of about `members` images of one of three classes."""
+    random = np.random.default_rng(seed)
+    paths: list[str] = []
+    labels, groups = [], []
+    for group in range(count):
+        for _ in range(int(random.integers(1, 2 * members))):
+            paths.append(f"patient_{group}/{len(paths)}.jpg")
+            labels.append(group % 3)
+            groups.append(f"patient_{group}")
+    return Samples.build(ROOT, ["a", "b", "c"], paths, labels, groups=groups)
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.1, 0.2), (0.3, 0.3), (0.15, 0.0)])
+@pytest.mark.parametrize("count", [12, 90])
+def test_groups_stay_on_one_side(count: int, val: float, test: float) -> None:
+    samples = in_groups(count, 6)
+    split = Splitting(val, test).split(samples)
+    assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(len(samples)))
+    sides = Counter(group for rows in split.values() for group in set(samples.group_ids()[rows].tolist()))
+    assert set(sides.values()) == {1}
+    assert len(split["val"]) > 0
+    if count == 90:
+        assert abs(len(split.get("test", ())) / len(samples) - test) < 0.06
+        for rows in split.values():  # stratified as far as whole groups can be
+            shares = np.bincount(samples.labels[rows], minlength=3) / len(rows)
+            assert np.abs(shares - np.bincount(samples.labels) / len(samples)).max() < 0.12
+
+
+def test_folds_share_no_group() -> None:
+    samples = in_groups(30, 4)
+    folds = [Splitting(fold=fold, num_folds=4).split(samples) for fold in range(4)]
+    assert sorted(np.concatenate([split["test"] for split in folds]).tolist()) == list(range(len(samples)))
+    for split in folds:
+        sides = Counter(group for rows in split.values() for group in set(samples.group_ids()[rows].tolist()))
+        assert set(sides.values()) == {1}
+
+
+def test_an_image_in_two_groups_joins_them() -> None:
+    paths = ["a.jpg", "b.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    boxes = [(0, 0, 1, 1)] * 6
+    groups = ["one", "one", "two", "two", "", ""]
+    samples = Samples.build(ROOT, ["x", "y"], paths, [0] * 6, boxes=boxes, groups=groups)
+    assert samples.group_ids().tolist() == [0, 0, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("pattern", [r"^\d+", r"/(\d)\d+"])
+def test_groups_by_a_pattern_in_the_path(pattern: str) -> None:
+    samples = grouped(table((12, 12)), pattern)
+    found = samples.group_ids().tolist()
+    place = 0 if pattern == r"^\d+" else 2  # of the class, or of the number's first digit
+    wanted = [samples.relative_path(row)[place] for row in range(24)]
+    assert len(set(zip(found, wanted, strict=True))) == len(set(found)) == len(set(wanted))
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("dog", r"finds nothing in 0/000")])
+def test_a_pattern_that_does_not_fit(pattern: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.group_pattern=.*{message}"):
+        grouped(table((3, 3)), pattern)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 50])
+def test_a_limit_takes_from_every_class(limit: int) -> None:
+    samples = table((40, 30, 4))
+    whole, limited = Splitting().split(samples), Splitting(limit_per_class=limit).split(samples)
+    assert list(whole) == list(limited)
+    for name, rows in limited.items():
+        assert set(rows.tolist()) <= set(whole[name].tolist())
+        assert (np.diff(rows) > 0).all()
+        counts = np.bincount(samples.labels[whole[name]], minlength=3)
+        assert np.bincount(samples.labels[rows], minlength=3).tolist() == np.minimum(counts, limit).tolist()
+    smaller = Splitting(limit_per_class=max(1, limit - 1)).split(samples)
+    assert all(set(smaller[name].tolist()) <= set(limited[name].tolist()) for name in limited)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fold": 5}, r"data\.fold=5 must be one of 0 to 4, as data\.num_folds=5"),
+        ({"fold": -1}, r"data\.fold=-1 must be one of 0 to 4"),
+        ({"num_folds": 1}, r"data\.num_folds=1 must be at least 2"),
+        ({"limit_per_class": 0}, r"data\.limit_per_class=0"),
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, r"data\.val_fraction=0\.6"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Splitting(**settings)  # type: ignore[arg-type]
+
+
+def test_more_folds_than_images_or_groups() -> None:
+    with pytest.raises(UserError, match=r"data\.num_folds=9 is more than the 6 images: use data\.num_folds=6"):
+        Splitting(fold=0, num_folds=9).split(table((3, 3)))
+    with pytest.raises(UserError, match=r"data\.num_folds=9 is more than the 5 groups"):
+        Splitting(fold=0, num_folds=9).split(in_groups(5, 9))
+    with pytest.raises(UserError, match=r"data\.num_folds=5 is more than any class has members"):
+        Splitting(fold=0, num_folds=5).split(table((3, 3)))
+
+
+def test_the_division_is_the_same_on_every_machine() -> None:
+    samples = in_groups(20, 3)
+    digests = [
+        hashlib.sha256(np.concatenate([split[name] for name in SPLITS]).astype("<i8").tobytes()).hexdigest()[:12]
+        for split in (Splitting().split(table((30, 20, 9))), Splitting(fold=1).split(table((30, 20, 9))),
+                      Splitting().split(samples), Splitting(fold=1).split(samples))
+    ]  # fmt: skip
+    assert digests == ["00d419446736", "651cc50c5f90", "aee3c99d93e0", "9fadeca50c47"]
+
+
+def test_an_own_split_file_divides_whole_images(tmp_path: Path) -> None:
+    samples = table((4, 4), boxes_each=2)
+    path = tmp_path / "mine.csv"
+    lines = [f"{label}/{image:03d}.jpg,{('train', 'val', 'test')[image % 3]}" for label in (0, 1) for image in range(3)]
+    path.write_text("\n".join(["path,split", *lines]))
+    split = read_split(path, samples)
+    assert {name: len(rows) for name, rows in split.items()} == {"train": 4, "val": 4, "test": 4}
+    assert {samples.relative_path(row) for row in split["val"]} == {"0/001.jpg", "1/001.jpg"}

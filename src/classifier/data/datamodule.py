@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from classifier.data.balance import require_sampler, training_weights
+from classifier.data.cache import CACHES, Form, Shrunk, cached, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
@@ -60,6 +61,8 @@ class DataSettings(TypedDict, total=False):
     group_pattern: str | None
     on_error: str
     check: str
+    cache: str
+    cache_size: int | None
     cache_dir: str
     sampler: str
     weights_file: str | None
@@ -84,6 +87,10 @@ class ClassificationDataModule(pl.LightningDataModule):
             group, where it has one) stay on one side of the split, such as `patient_\\d+`.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
         check: `quick` reads every file's header and end before training, `full` decodes it, `none` trusts.
+        cache: `disk` or `ram` decode the training and validation images once, for many epochs: those for validation
+            as they are needed, those for training with a short side of `cache_size` pixels, from which random crops
+            are cut. `none` decodes them each time.
+        cache_size: By default, 8/7 of the image's short side (256 for 224).
         cache_dir: Folder for what is kept between runs; it can be removed at any time.
         sampler: Training order: `shuffle` takes each image once an epoch; `balanced` as many of each class;
             `weighted` in proportion to the weights of `weights_file`.
@@ -121,6 +128,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         group_pattern: str | None = None,
         on_error: str = "raise",
         check: str = "quick",
+        cache: str = "none",
+        cache_size: int | None = None,
         cache_dir: str = "data/cache",
         sampler: str = "shuffle",
         weights_file: str | None = None,
@@ -135,6 +144,10 @@ class ClassificationDataModule(pl.LightningDataModule):
         height, width = sides
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
+        if cache not in CACHES:
+            raise UserError(f"data.cache={cache} is unknown: {did_you_mean(cache, CACHES)}")
+        if cache_size is not None and cache_size < 1:
+            raise UserError(f"data.cache_size={cache_size} must be at least 1, or null")
         require_sampler(sampler, weights_file)
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
@@ -148,6 +161,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.on_error = on_error
         self.check = check
         self.group_pattern = group_pattern
+        self.cache = cache
+        self.cache_size = cache_size or round(min(sides) * 8 / 7)
         self.cache_dir = Path(cache_dir)
         self.sampler = sampler
         self.weights_file = weights_file
@@ -158,6 +173,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.skipped: list[Problem] = []
         self._train_loader: ResumableLoader | None = None
         self._train_position: dict[str, int] | None = None
+        self._in_cache: dict[str, Samples] = {}
         self.samples: Samples
         self.split: Split = {}
 
@@ -214,7 +230,7 @@ class ClassificationDataModule(pl.LightningDataModule):
                 f"batch size {self.batch_size}{processes} is larger than the {len(rows)} training images: "
                 f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
             )
-        dataset = ImageDataset(self.samples, rows, self.augmentation, self.seed)
+        dataset = ImageDataset(self._cached("train"), rows, self.augmentation, self.seed)
         sampler = EpochSampler(
             len(rows),
             self.batch_size,
@@ -225,7 +241,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             weights=training_weights(self.samples, rows, self.sampler, self.weights_file),
             labels=self.samples.labels[rows],
         )
-        self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings())
+        self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
         if self._train_position is not None:
             self._train_loader.load_state_dict(self._train_position)
             self._train_position = None
@@ -256,11 +272,18 @@ class ClassificationDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if len(rows) < world_size:
             raise UserError(f"{split} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
+        # a part that is read once needs no cache
+        in_cache = split == "val" and self.cache != "none" and self.samples.store is None
+        dataset = (
+            ImageDataset(self._cached("val"), rows, stored_pixels)
+            if in_cache
+            else ImageDataset(self.samples, rows, self.preprocessing)
+        )
         return DataLoader(
-            ImageDataset(self.samples, rows, self.preprocessing, self.seed),
+            dataset,
             batch_size=self.batch_size,
             sampler=ShardSampler(len(rows), rank=rank, world_size=world_size),
-            **self._loader_settings(),
+            **self._loader_settings(dataset),
         )
 
     def rows(self, split: str) -> np.ndarray:
@@ -272,13 +295,27 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.source.root} has no {split} part: use split=..., {did_you_mean(split, known)}")
         return self.split[split]
 
+    def _cached(self, part: str) -> Samples:
+        """The samples, with the images of `part` in the cache where one is asked for."""
+        if self.cache == "none":
+            return self.samples
+        if part not in self._in_cache:
+            rows, form = self.split[part], cast(Form, self.preprocessing)
+            if part == "train":
+                rows = np.sort(np.concatenate(list(self.split.values()))) if self.splitting.fold is not None else rows
+                form = Shrunk(self.cache_size, self.preprocessing.interpolation, self.preprocessing.channels)
+            self._in_cache[part] = cached(self.samples, rows, form, self.cache, self.cache_dir)
+        return self._in_cache[part]
+
     def _place(self) -> tuple[int, int]:
         """Rank of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader_settings(self) -> dict[str, Any]:
+    def _loader_settings(self, dataset: ImageDataset) -> dict[str, Any]:
         workers = worker_count(self.num_workers, self.trainer.num_devices if self.trainer is not None else 1)
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
+        if self.num_workers == "auto" and dataset.samples.store is not None and not on_gpu:
+            workers = 0  # decoded images are copied faster than workers hand them over
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
 
 

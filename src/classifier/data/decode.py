@@ -102,6 +102,14 @@ def decode(
     return torch.from_numpy(array).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
+def upright_size(picture: Picture, box: Box | None) -> tuple[int, int]:
+    """Width and height, in pixels, of an image or its box as `decode` hands them to `crop`."""
+    with _opened(picture) as image:
+        width, height = image.size if box is None else (box[2] - box[0], box[3] - box[1])
+        turned = image.format != "TIFF" and image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
 def _opened(picture: Picture) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)

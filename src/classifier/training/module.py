@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.data.transforms import Preprocessing
-from classifier.errors import UserError
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.seeding import seed_place
+from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.network import build_model
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 
@@ -39,7 +39,8 @@ class ImageClassifier(pl.LightningModule):
         preprocessing: How images were read, as `Preprocessing.to_dict` gives it.
         optimizer: `_target_` and arguments of an optimiser; None where nothing is trained.
         scheduler: `_target_` and arguments of a schedule in `optim`; None for a constant rate.
-        loss: `label_smoothing`, 0 to 1, for training alone.
+        loss: Arguments of `TrainingLoss`; evaluation has the plain cross entropy.
+        mix: Arguments of `BatchMix`, for training alone.
         seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
     """
 
@@ -52,6 +53,7 @@ class ImageClassifier(pl.LightningModule):
         optimizer: Mapping[str, Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
+        mix: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -59,9 +61,8 @@ class ImageClassifier(pl.LightningModule):
         self.hparams["model"] = without_weights(model)  # what checkpoints keep
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         self.classes = tuple(classes)
-        self.label_smoothing = (loss or {}).get("label_smoothing", 0.0)
-        if not isinstance(self.label_smoothing, (int, float)) or not 0 <= self.label_smoothing <= 1:
-            raise UserError(f"loss.label_smoothing={self.label_smoothing} must be a number from 0 to 1")
+        self.training_loss = TrainingLoss(self.classes, **(loss or {}))
+        self.mix = BatchMix(len(classes), **(mix or {}))
         channels, size = self.preprocessing.channels, self.preprocessing.image_size
         self.normalize, self.network = build_model(model, num_classes=len(classes), in_chans=channels, image_size=size)
         self.train_metrics = TrainMetrics()
@@ -87,9 +88,11 @@ class ImageClassifier(pl.LightningModule):
             torch.manual_seed(torch.initial_seed())
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        logits, labels = self(batch["image"]), batch["label"]
-        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
-        loss = losses.mean()
+        labels = batch["label"]
+        images, targets = self.mix(self.normalize(batch["image"]), labels)
+        logits = self.network(images)
+        losses = self.training_loss(logits, targets)
+        loss: torch.Tensor = losses.mean()
         self.train_metrics.update(logits.detach(), labels, losses.detach())
         if self._is_logged_step():
             self.log("train/loss_step", loss.detach(), prog_bar=True)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
@@ -89,9 +90,21 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         preprocessing=datamodule.preprocessing.to_dict(),
         optimizer=settings["optimizer"],
         scheduler=settings["scheduler"],
-        loss=settings["loss"],
+        loss=_with_class_weights(settings, datamodule),
+        mix=settings["mix"],
         seed=settings["seed"],
     )
+
+
+def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
+    """The section `loss` with `none` and `balanced` in numbers."""
+    weights = settings["loss"]["class_weight"]
+    if weights == "balanced":
+        labels = datamodule.samples.labels[datamodule.rows("train")]
+        weights = balanced_class_weights(labels, datamodule.num_classes)
+        if settings["data"]["sampler"] == "balanced":
+            log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes are made up for twice")
+    return {**settings["loss"], "class_weight": None if weights == "none" else weights}
 
 
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -116,7 +129,7 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     # what runs are compared by; TensorBoard's table is hard to read with more
-    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "seed")}
+    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "seed")}
     shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:
