@@ -23,6 +23,7 @@ from classifier.errors import UserError
 log = logging.getLogger(__name__)
 
 CACHES = ("none", "disk", "ram")
+SHARED_MEMORY = Path("/dev/shm")
 FORMAT = b"pixels 1"  # 8 bytes; another number where the layout or the decoding changes
 
 
@@ -63,13 +64,14 @@ class PixelStore:
     Layout: `FORMAT`; int64 N; int64 (N, 3): offset in the pixels, height, width; uint8 pixels, (H, W, C) each.
 
     Args:
-        content: uint8, the whole of it, mapped from `path` where that is given.
+        origin: The file, or shared memory uint8 (length,).
     """
 
-    def __init__(self, content: np.ndarray, channels: int, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, origin: Path | torch.Tensor, channels: int) -> None:
+        self.origin = origin
         self.channels = channels
-        self.content = content
+        content = np.memmap(origin, dtype=np.uint8, mode="r") if isinstance(origin, Path) else origin.numpy()
+        self.length = len(content)
         count = int(content[8:16].view(np.int64)[0])
         self.table = content[16 : 16 + 24 * count].view(np.int64).reshape(count, 3)
         self.pixels = content[16 + 24 * count :]
@@ -79,19 +81,9 @@ class PixelStore:
         offset, height, width = self.table[item].tolist()
         return self.pixels[offset : offset + height * width * self.channels].reshape(height, width, self.channels)
 
-    def __reduce__(self) -> tuple[Callable[..., "PixelStore"], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type["PixelStore"], tuple[Path | torch.Tensor, int]]:
         # a spawned worker maps the file, or shares the memory, instead of getting a copy
-        if self.path is not None:
-            return _open_file, (self.path, self.channels)
-        return _open_memory, (torch.from_numpy(self.content), self.channels)
-
-
-def _open_file(path: Path, channels: int) -> PixelStore:
-    return PixelStore(np.memmap(path, dtype=np.uint8, mode="r"), channels, path)
-
-
-def _open_memory(content: torch.Tensor, channels: int) -> PixelStore:
-    return PixelStore(content.numpy(), channels)
+        return PixelStore, (self.origin, self.channels)
 
 
 def stored_pixels(picture: Picture, box: Box | None = None) -> torch.Tensor:
@@ -123,8 +115,8 @@ def cached(samples: Samples, rows: np.ndarray, form: Form, where: str, cache_dir
                 scratch = Path(f"{path}.part")
                 _build(samples, rows, form, lambda length: _new_file(scratch, length))
                 scratch.replace(path)
-        store = _open_file(path, form.channels)
-        log.info("reading %d images from %s (%s)", len(rows), path, _size(len(store.content)))
+        store = PixelStore(path, form.channels)
+        log.info("reading %d images from %s (%s)", len(rows), path, _size(store.length))
     else:
         store = PixelStore(_build(samples, rows, form, _new_memory), form.channels)
     items = np.full(len(samples), -1, dtype=np.int64)
@@ -141,7 +133,7 @@ def _key(samples: Samples, rows: np.ndarray, form: Form) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(samples: Samples, rows: np.ndarray, form: Form, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
+def _build(samples: Samples, rows: np.ndarray, form: Form, allocate: Callable[[int], torch.Tensor]) -> torch.Tensor:
     """Decode `rows` into what `allocate` gives for a number of bytes, on all cores."""
 
     def shape(row: int) -> tuple[int, int]:
@@ -156,40 +148,43 @@ def _build(samples: Samples, rows: np.ndarray, form: Form, allocate: Callable[[i
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing let other threads run
         shapes = np.array(list(pool.map(shape, rows.tolist())), dtype=np.int64).reshape(-1, 2)
-        ends = np.cumsum(shapes.prod(1) * form.channels)
-        length = 16 + 24 * len(rows) + int(ends[-1])
+        sizes = shapes.prod(1) * form.channels
+        length = 16 + 24 * len(rows) + int(sizes.sum())
         log.info("decoding %d images into a cache of %s", len(rows), _size(length))
-        content = allocate(length)
+        memory = allocate(length)
+        content = memory.numpy()
         content[:8] = np.frombuffer(FORMAT, dtype=np.uint8)
         content[8:16].view(np.int64)[0] = len(rows)
-        store = PixelStore(content, form.channels)
-        store.table[:] = np.column_stack([ends - shapes.prod(1) * form.channels, shapes])
+        store = PixelStore(memory, form.channels)
+        store.table[:] = np.column_stack([np.cumsum(sizes) - sizes, shapes])
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             for _ in progress.track(pool.map(decode_into, range(len(rows))), len(rows), description="decoding"):
                 pass
-    if isinstance(content, np.memmap):
-        content.flush()
-    return content
+    return memory
 
 
-def _new_file(path: Path, length: int) -> np.ndarray:
+def _new_file(path: Path, length: int) -> torch.Tensor:
     free = shutil.disk_usage(path.parent).free
     if length > free:
         raise UserError(
             f"data.cache=disk needs {_size(length)} and {path.parent} has {_size(free)} left: use data.cache=none, a "
             "smaller data.cache_size=..., or another data.cache_dir=..."
         )
-    return np.memmap(path, dtype=np.uint8, mode="w+", shape=(length,))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that fills under a mapped file kills the process
+            os.posix_fallocate(file.fileno(), 0, length)
+    return torch.from_file(str(path), shared=True, size=length, dtype=torch.uint8)
 
 
-def _new_memory(length: int) -> np.ndarray:
-    if hasattr(os, "sysconf") and length > (total := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+def _new_memory(length: int) -> torch.Tensor:
+    # where Linux keeps shared memory; containers often have 64 MB, and end the process that takes more
+    if SHARED_MEMORY.is_dir() and length > (free := shutil.disk_usage(SHARED_MEMORY).free):
         raise UserError(
-            f"data.cache=ram needs {_size(length)} of {_size(total)} memory: use data.cache=disk, or a smaller "
-            "data.cache_size=..."
+            f"data.cache=ram needs {_size(length)} and {SHARED_MEMORY} has {_size(free)} left: use data.cache=disk, a "
+            "smaller data.cache_size=..., or a container with more (docker run --shm-size=...)"
         )
-    memory: np.ndarray = torch.empty(length, dtype=torch.uint8).share_memory_().numpy()  # type: ignore[no-untyped-call]
+    memory: torch.Tensor = torch.empty(length, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     return memory
 
 

@@ -1,0 +1,197 @@
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from classifier.data import ImageFolderDataModule
+from classifier.data.cache import PixelStore, Shrunk, cached
+from classifier.data.decode import decode
+from classifier.data.modules import AnnotationCropDataModule
+from classifier.errors import UserError
+from tests import generate
+
+RANDOM_CROP = {
+    "crop": {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]},
+    "transforms": {"flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.5}},
+}
+
+
+def ready(root: Path, cache_dir: Path, cache: str = "disk", **settings: Any) -> ImageFolderDataModule:
+    defaults = {"image_size": 16, "batch_size": 8, "num_workers": 0, "augment": RANDOM_CROP}
+    module = ImageFolderDataModule(root, cache=cache, cache_dir=str(cache_dir), **{**defaults, **settings})
+    module.setup()
+    return module
+
+
+def epoch(module: Any, number: int = 0) -> torch.Tensor:
+    """The training images of an epoch, in the table's order."""
+    loader = module.train_dataloader()
+    loader.epoch_sampler.set_epoch(number)
+    batches = list(loader)
+    order = torch.cat([batch["index"] for batch in batches]).argsort()
+    images: torch.Tensor = torch.cat([batch["image"] for batch in batches])[order]
+    return images
+
+
+def files(cache_dir: Path) -> list[Path]:
+    return sorted(path for path in (cache_dir / "pixels").iterdir() if path.suffix != ".lock")
+
+
+@pytest.mark.parametrize("cache", ["disk", "ram"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_crops_from_the_cache_are_those_from_the_files(
+    folder: Path, tmp_path: Path, cache: str, channels: int, num_workers: int
+) -> None:
+    # nothing is shrunk, and the JPEGs are too small to be decoded at half their size
+    whole = {"cache_size": 1000, "image_size": 32, "channels": channels, "num_workers": num_workers}
+    direct, stored = ready(folder, tmp_path, "none", **whole), ready(folder, tmp_path, cache, **whole)
+    for number in (0, 1):
+        assert torch.equal(epoch(direct, number), epoch(stored, number))
+    assert not torch.equal(epoch(stored, 0), epoch(stored, 1))
+
+
+@pytest.mark.parametrize("cache", ["disk", "ram"])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_validation_is_what_evaluation_reads(folder: Path, tmp_path: Path, cache: str, resize: str) -> None:
+    settings = {"resize": resize, "crop_pct": 0.8, "image_size": [24, 16]}
+    direct, stored = ready(folder, tmp_path, "none", **settings), ready(folder, tmp_path, cache, **settings)
+    for part in ("val", "test"):
+        for one, other in zip(direct.eval_dataloader(part), stored.eval_dataloader(part), strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in ("image", "label", "index"))
+
+
+def test_boxes_are_cut_before(annotated: Path, tmp_path: Path) -> None:
+    modules = []
+    for cache in ("none", "disk"):
+        module = AnnotationCropDataModule(
+            annotated, image_size=16, batch_size=8, num_workers=0, cache=cache, cache_size=30, cache_dir=str(tmp_path)
+        )
+        module.setup()
+        modules.append(epoch(module))
+    assert torch.equal(*modules)
+    largest = max(path.stat().st_size for path in files(tmp_path))
+    assert largest < 60 * 30 * 30 * 3 + 4000, "more than the boxes is kept"
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (90, 90), (20, 300)])
+def test_the_short_side_is_shrunk_and_never_enlarged(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = generate.save(generate.picture("red", size), tmp_path / "x.png")
+    for side in (32, 90, 500):
+        pixels = Shrunk(side, "bilinear", 3)(path, None)
+        wanted = min(side, *size)
+        assert min(pixels.shape[1:]) == wanted
+        assert pixels.shape[2] / pixels.shape[1] == pytest.approx(size[0] / size[1], rel=0.03)
+        same = decode(path, None, lambda width, height: (0, 0, width, height), (pixels.shape[1], pixels.shape[2]))
+        assert torch.equal(pixels, same)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photographs(tmp_path: Path, orientation: int) -> None:
+    image = generate.picture("red", (60, 40))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+        generate.save(image, tmp_path / "photos" / name, exif=exif)
+    settings = {
+        "image_size": 32, "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2, "augment": None, "cache_size": 100
+    }  # fmt: skip
+    direct = ready(tmp_path / "photos", tmp_path, "none", **settings)
+    stored = ready(tmp_path / "photos", tmp_path, "disk", **settings)
+    assert torch.equal(epoch(direct), epoch(stored))
+
+
+def test_a_later_run_finds_it_again(folder: Path, tmp_path: Path) -> None:
+    first = epoch(ready(folder, tmp_path))
+    (path,) = files(tmp_path)
+    written = path.stat().st_mtime_ns
+    again = ready(folder, tmp_path)
+    assert torch.equal(first, epoch(again))
+    assert path.stat().st_mtime_ns == written
+    assert files(tmp_path) == [path]
+
+
+def test_another_file_box_or_size_makes_another(tmp_path: Path) -> None:
+    root = generate.image_folder(tmp_path / "photos", per_class=6)
+    epoch(ready(root, tmp_path))
+    generate.save(generate.picture("white"), root / "red" / "000.jpg")
+    found = epoch(ready(root, tmp_path))
+    assert torch.equal(found, epoch(ready(root, tmp_path, "ram")))
+    assert len(files(tmp_path)) == 2
+    epoch(ready(root, tmp_path, cache_size=20))
+    epoch(ready(root, tmp_path, interpolation="bicubic"))
+    assert len(files(tmp_path)) == 4
+
+
+def test_folds_share_the_training_images(folder: Path, tmp_path: Path) -> None:
+    for fold in range(3):
+        module = ready(folder, tmp_path, fold=fold, num_folds=3)
+        assert torch.equal(epoch(module), epoch(ready(folder, tmp_path, "ram", fold=fold, num_folds=3)))
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_half_built_one_is_never_used(folder: Path, tmp_path: Path) -> None:
+    whole = epoch(ready(folder, tmp_path))
+    (path,) = files(tmp_path)
+    # as a killed process leaves it
+    Path(f"{path}.part").write_bytes(path.read_bytes()[:-5000] + bytes(5000))
+    path.unlink()
+    assert torch.equal(epoch(ready(folder, tmp_path)), whole)
+    assert files(tmp_path) == [path]
+
+
+def test_an_image_that_breaks_after_the_check_leaves_no_cache(folder: Path, tmp_path: Path) -> None:
+    root = generate.copy(folder, tmp_path / "photos")
+    module = ready(root, tmp_path / "kept")
+    broken = module.samples.path(int(module.split["train"][0]))
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(UserError, match=broken.name):
+        module.train_dataloader()
+    assert [path for path in files(tmp_path / "kept") if path.suffix != ".part"] == []
+
+
+def test_too_little_space_is_said_before(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"data\.cache=disk needs .* MB and .* has 0\.0 MB left: use data\.cache=none"):
+        ready(folder, tmp_path).train_dataloader()
+    with pytest.raises(UserError, match=r"data\.cache=ram needs .* and .* has 0\.0 MB left: use data\.cache=disk"):
+        ready(folder, tmp_path, "ram").train_dataloader()
+
+
+@pytest.mark.parametrize("cache", ["disk", "ram"])
+def test_a_spawned_worker_gets_no_copy(folder: Path, tmp_path: Path, cache: str) -> None:
+    module = ready(folder, tmp_path)
+    rows = module.split["train"]
+    form = Shrunk(16, "bilinear", 3)
+    store = cached(module.samples, rows, form, cache, tmp_path).store
+    assert isinstance(store, PixelStore)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_send, args=(store, len(rows), queue))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert queue.get() == [int(store.read(item).astype(np.int64).sum()) for item in range(len(rows))]
+    if cache == "disk":
+        assert len(pickle.dumps(store)) < 1000
+
+
+def _send(store: PixelStore, count: int, queue: Any) -> None:
+    queue.put([int(store.read(item).astype(np.int64).sum()) for item in range(count)])
+
+
+def test_values_that_are_no_cache(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.cache=disc is unknown: did you mean disk"):
+        ready(folder, tmp_path, "disc")
+    with pytest.raises(UserError, match=r"data\.cache_size=0"):
+        ready(folder, tmp_path, "disk", cache_size=0)
+
+
+def test_cached_images_are_read_without_workers(folder: Path, tmp_path: Path) -> None:
+    assert ready(folder, tmp_path, num_workers="auto").train_dataloader().num_workers == 0
+    assert ready(folder, tmp_path, num_workers=1).train_dataloader().num_workers == 1
