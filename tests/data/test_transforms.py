@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
-from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.data.transforms import Augmentation, Preprocessing, random_region
 from classifier.errors import UserError
 from classifier.seeding import seed_place
 from tests.generate import picture, save
@@ -125,6 +126,20 @@ def test_the_random_crop_keeps_to_its_scale_and_ratio() -> None:
         assert 0.29 < (x2 - x1) * (y2 - y1) / (300 * 200) < 0.61
         assert 0.79 < (x2 - x1) / (y2 - y1) < 1.27
     assert len(set(regions)) > 190
+
+
+@pytest.mark.parametrize("image", [(300, 200), (40, 400), (400, 40), (3, 2)])
+def test_random_crops_are_distributed_as_torchvisions(image: tuple[int, int]) -> None:
+    width, height = image
+    scale, ratio = [0.2, 0.9], [0.6, 1.5]
+    torch.manual_seed(0)
+    ours = torch.tensor([random_region(width, height, scale, ratio) for _ in range(4000)])
+    draws = [RandomResizedCrop.get_params(torch.empty(1, height, width), scale, ratio) for _ in range(4000)]
+    theirs = torch.tensor([(left, top, left + w, top + h) for top, left, h, w in draws]).float()
+    size = torch.tensor([width, height, width, height])
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert (torch.quantile(ours / size, share, 0) - torch.quantile(theirs / size, share, 0)).abs().max() < 0.05
+    assert (torch.corrcoef((ours / size).T) - torch.corrcoef((theirs / size).T)).nan_to_num().abs().max() < 0.08
 
 
 def test_transforms_run_in_their_order(photo: Path) -> None:

@@ -1,12 +1,12 @@
 """Where to cut and how to change an image: drawn at random for training, from stored numbers for everything else."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Compose
 
 from classifier.data.decode import INTERPOLATIONS, Box, Crop, Region, decode
@@ -64,7 +64,7 @@ class Preprocessing:
         return (left, top, left + w, top + h)
 
     def __call__(self, path: Path, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
-        """Read `path` as uint8 (channels, height, width), cut by `crop` instead of `region` where one is given."""
+        """Read `path` as uint8 (channels, height, width), cut by `crop`, a random one, instead of `region` if given."""
         return decode(
             path,
             box,
@@ -72,6 +72,7 @@ class Preprocessing:
             self.image_size,
             interpolation=self.interpolation,
             channels=self.channels,
+            exact=crop is None,
         )
 
 
@@ -104,11 +105,36 @@ class Augmentation:
     def region(self, width: int, height: int) -> Region:
         if self.crop is None:
             return self.preprocessing.region(width, height)
-        shape = torch.empty((1, height, width), device="meta")  # get_params reads no more than the size
-        top, left, h, w = RandomResizedCrop.get_params(shape, list(self.crop["scale"]), list(self.crop["ratio"]))
-        return (float(left), float(top), float(left + w), float(top + h))
+        return random_region(width, height, self.crop["scale"], self.crop["ratio"])
 
     def __call__(self, path: Path, box: Box | None = None) -> torch.Tensor:
         """Read `path` as uint8 (channels, height, width), a new draw at each call."""
-        image = self.preprocessing(path, box, self.region)
+        image = self.preprocessing(path, box, None if self.crop is None else self.region)
         return image if self.transform is None else self.transform(image)
+
+
+def random_region(width: int, height: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
+    """What torchvision's RandomResizedCrop draws, in the same distribution and a third of the time.
+
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        scale: Least and largest share of the area.
+        ratio: Least and largest width / height.
+    """
+    for _ in range(10):
+        share, shape, x, y = torch.rand(4).tolist()
+        area = width * height * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape  # uniform in its logarithm
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return (float(left), float(top), float(left + w), float(top + h))
+    # the image is too long or too tall: the largest part in the middle that is not
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    left, top = (width - w) // 2, (height - h) // 2
+    return (float(left), float(top), float(left + w), float(top + h))
