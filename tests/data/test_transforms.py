@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torchvision.transforms import RandomResizedCrop
 
-from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.data.transforms import Augmentation, Preprocessing, random_region
 from classifier.errors import UserError
 from classifier.seeding import seed_place
 from tests.generate import picture, save
@@ -127,6 +128,20 @@ def test_the_random_crop_keeps_to_its_scale_and_ratio() -> None:
     assert len(set(regions)) > 190
 
 
+@pytest.mark.parametrize("image", [(300, 200), (40, 400), (400, 40), (3, 2)])
+def test_random_crops_are_distributed_as_torchvisions(image: tuple[int, int]) -> None:
+    width, height = image
+    scale, ratio = [0.2, 0.9], [0.6, 1.5]
+    torch.manual_seed(0)
+    ours = torch.tensor([random_region(width, height, scale, ratio) for _ in range(4000)])
+    draws = [RandomResizedCrop.get_params(torch.empty(1, height, width), scale, ratio) for _ in range(4000)]
+    theirs = torch.tensor([(left, top, left + w, top + h) for top, left, h, w in draws]).float()
+    size = torch.tensor([width, height, width, height])
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert (torch.quantile(ours / size, share, 0) - torch.quantile(theirs / size, share, 0)).abs().max() < 0.05
+    assert (torch.corrcoef((ours / size).T) - torch.corrcoef((theirs / size).T)).nan_to_num().abs().max() < 0.08
+
+
 def test_transforms_run_in_their_order(photo: Path) -> None:
     invert = {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 1.0}
     solarize = {"_target_": "torchvision.transforms.v2.RandomSolarize", "threshold": 128, "p": 1.0}
@@ -142,3 +157,36 @@ def test_an_incomplete_crop_is_not_blamed_on_the_image(photo: Path, missing: str
     crop = {key: value for key, value in CROP.items() if key != missing}
     with pytest.raises(UserError, match=f"augment.*{missing}"):
         Augmentation(Preprocessing((8, 8)), crop)(photo)
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 60), (40, 40), (7, 300), (1, 50)])
+@pytest.mark.parametrize("image_size", [(32, 32), (24, 48), (48, 24)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_keeps_everything_in_its_shape(
+    tmp_path: Path, size: tuple[int, int], image_size: tuple[int, int], channels: int
+) -> None:
+    path = save(Image.new("RGB", size, (250, 250, 250)), tmp_path / "x.png")
+    image = Preprocessing(image_size, "pad", channels=channels)(path)
+    assert image.shape == (channels, *image_size)
+    inside = image[0] != 128
+    assert set(image.flatten().tolist()) <= {128, 250}
+    rows, columns = inside.any(1), inside.any(0)
+    assert int(inside.sum()) == int(rows.sum()) * int(columns.sum()), "not a rectangle"
+    scale = min(image_size[0] / size[1], image_size[1] / size[0])
+    assert abs(int(rows.sum()) - max(1, size[1] * scale)) <= 1
+    assert abs(int(columns.sum()) - max(1, size[0] * scale)) <= 1
+    for frame in (rows, columns):  # in the middle
+        before, after = (int(frame.tolist().index(True)), int(frame.tolist()[::-1].index(True)))
+        assert abs(before - after) <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pad_turns_the_image_too(tmp_path: Path, orientation: int) -> None:
+    image = Image.new("RGB", (60, 20), (250, 0, 0))
+    image.paste((0, 0, 250), (0, 0, 10, 20))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(Image.open(save(image, tmp_path / "turned.png", exif=exif)))
+    wanted = Preprocessing((32, 32), "pad")(save(upright, tmp_path / "upright.png"))
+    found = Preprocessing((32, 32), "pad")(tmp_path / "turned.png")
+    assert (found.int() - wanted.int()).abs().max() <= 1

@@ -70,7 +70,7 @@ class PixelStore:
     def __init__(self, origin: Path | torch.Tensor, channels: int) -> None:
         self.origin = origin
         self.channels = channels
-        content = np.memmap(origin, dtype=np.uint8, mode="r") if isinstance(origin, Path) else origin.numpy()
+        content = np.memmap(origin, dtype=np.uint8, mode="c") if isinstance(origin, Path) else origin.numpy()
         self.length = len(content)
         count = int(content[8:16].view(np.int64)[0])
         self.table = content[16 : 16 + 24 * count].view(np.int64).reshape(count, 3)

@@ -1,0 +1,140 @@
+"""Plain JPEGs: the header read by hand, and no more decoded than a crop needs.
+
+A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, and the decoder can be stopped below the last row that is wanted.
+simplejpeg decodes where it is installed (the extra `fast`), Pillow otherwise, to the same pixels but for rounding.
+"""
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+Box = tuple[int, int, int, int]
+
+ORIENTATION_TAG = 0x0112  # EXIF
+END = b"\xff\xd9"
+TAIL = 64  # cameras pad some files behind the end mark
+
+SEQUENTIAL = (0xC0, 0xC1)
+PROGRESSIVE = 0xC2
+SCAN = 0xDA
+APP1 = 0xE1
+TABLES_AND_NOTES = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainJpeg:
+    """A grey or coloured JPEG of 8 bits whose pixels are not decoded yet; made by `parse`.
+
+    Args:
+        data: The file.
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        orientation: EXIF's, 1 to 8.
+        height_at: Where in `data` the height stands, if the file is one scan from top to bottom.
+        block_rows: Rows that are decoded together.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    orientation: int
+    height_at: int | None
+    block_rows: int
+
+    max_shrink = 8
+
+    def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
+        """Decode at 1 / `shrink` of the size, and cut out `part`: uint8 (height, width, channels).
+
+        Args:
+            part: x1, y1, x2, y2 in pixels of the shrunken image.
+            shrink: 1, 2, 4 or 8.
+        """
+        x1, y1, x2, y2 = part
+        data, rows = self._without_rows_below(y2 * shrink)
+        if simplejpeg is not None:
+            try:
+                pixels: np.ndarray = simplejpeg.decode_jpeg(
+                    data,
+                    "RGB" if channels == 3 else "GRAY",
+                    min_height=-(-rows // shrink),
+                    min_width=-(-self.width // shrink),
+                    strict=data is self.data,  # or else it objects to the rows left out
+                )
+                return pixels[y1:y2, x1:x2]
+            except ValueError:
+                # some damage is bearable to Pillow; for the rest, it has the error messages
+                data, rows = self.data, self.height
+        mode = "RGB" if channels == 3 else "L"
+        with JpegImageFile(BytesIO(data)) as image:
+            image.draft(mode, (self.width // shrink, rows // shrink))
+            cut = image.crop(part)
+        # not np.asarray: torch wants to be able to write
+        return np.array(cut if cut.mode == mode else cut.convert(mode)).reshape(y2 - y1, x2 - x1, channels)
+
+    def _without_rows_below(self, end: int) -> tuple[bytes, int]:
+        """The file with a header that ends the image at row `end` or soon after, and the number of rows it tells.
+
+        Most of the time goes into the entropy code, which can be read from the top only: this saves what is below.
+        """
+        rows = (end // self.block_rows + 2) * self.block_rows  # a block more, since colours are interpolated
+        if self.height_at is None or rows >= self.height:
+            return self.data, self.height
+        return b"".join((self.data[: self.height_at], struct.pack(">H", rows), self.data[self.height_at + 2 :])), rows
+
+
+def parse(data: bytes) -> PlainJpeg | None:
+    """Read the header; None for what is not a plain JPEG, and for what Pillow knows better how to handle.
+
+    Raises:
+        Exception: Whatever Pillow raises on damaged EXIF.
+    """
+    exif, xmp = b"", b""
+    frame, at = 0, 2
+    while True:
+        if at + 12 > len(data) or data[at] != 0xFF:
+            return None
+        marker, length = struct.unpack_from(">BH", data, at + 1)
+        if marker == APP1:
+            segment = data[at + 4 : at + 2 + length]
+            if segment.startswith(b"Exif\0\0"):
+                exif += segment[6:] if exif else segment
+            else:
+                xmp += segment
+        elif marker in SEQUENTIAL or marker == PROGRESSIVE:
+            frame = at
+        elif marker == SCAN:
+            break
+        elif marker not in TABLES_AND_NOTES:
+            return None
+        at += 2 + length
+    if not frame:
+        return None
+    bits, height, width, components = struct.unpack_from(">BHHB", data, frame + 4)
+    # Pillow is the one to complain of more pixels than it may have
+    if bits != 8 or components not in (1, 3) or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 1 << 32):
+        return None
+    tags = Image.Exif()
+    if exif:
+        tags.load(exif)
+    if ORIENTATION_TAG not in tags and b"tiff:Orientation" in xmp:
+        return None
+    one_scan = data[frame + 1] in SEQUENTIAL and data[at + 4] == components
+    whole = END in data[-TAIL:]  # or else it must be decoded to where it was cut off, which raises
+    return PlainJpeg(
+        data=data,
+        width=width,
+        height=height,
+        orientation=tags.get(ORIENTATION_TAG, 1),
+        height_at=frame + 5 if one_scan and whole else None,
+        block_rows=8 * max(data[frame + 11 + 3 * component] & 15 for component in range(components)),
+    )
