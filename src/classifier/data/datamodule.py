@@ -8,14 +8,13 @@ from typing import Any, Protocol, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from classifier.data.balance import require_sampler, training_weights
 from classifier.data.cache import CACHES, Form, Shrunk, cached, stored_pixels
 from classifier.data.check import check_images, refuse
-from classifier.data.dataset import ImageDataset
+from classifier.data.dataset import ImageDataset, Item, collate
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Problem, Samples
 from classifier.data.split import Split, Splitting, grouped, read_split
@@ -23,9 +22,6 @@ from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, torch.Tensor]
-"""`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the Samples table."""
 
 
 class Source(Protocol):
@@ -216,7 +212,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         else:
             self.split = self.splitting.split(samples)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Item]:
         rows = self.split.get("train", np.arange(0))
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
@@ -256,13 +252,13 @@ class ClassificationDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_position = state_dict["train_loader"]
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
         return self.eval_dataloader("val") if "val" in self.split else []
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Item]:
         return self.eval_dataloader(self.test_split)
 
-    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+    def eval_dataloader(self, split: str) -> DataLoader[Item]:
         """Batches of a part of the data (or of `all`) in the table's order, not augmented.
 
         Raises:
@@ -281,6 +277,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         )
         return DataLoader(
             dataset,
+            collate_fn=collate,
             batch_size=self.batch_size,
             sampler=ShardSampler(len(rows), rank=rank, world_size=world_size),
             **self._loader_settings(dataset),

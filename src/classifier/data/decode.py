@@ -129,7 +129,7 @@ def cut_and_resize(
     flips = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]
     if flips:
         result = result.flip(flips)
-    return (result.mT if transposed else result).contiguous()
+    return result.mT if transposed else result
 
 
 def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolation: str, exact: bool) -> torch.Tensor:

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from classifier.data.dataset import ImageDataset, Key
+from classifier.data.dataset import Batch, ImageDataset, Item, Key, collate
 
 
 class EpochSampler(Sampler[Key]):
@@ -105,17 +104,17 @@ class ShardSampler(SequentialSampler):
         return iter(self.positions)
 
 
-class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
+class ResumableLoader(DataLoader[Item]):
     """A training loader that knows its place: a resumed epoch goes on where it stopped."""
 
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
-        super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, **settings)
+        super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=collate, **settings)
         self.epoch_sampler = sampler
         self._resume_at: dict[str, int] | None = None
         # epoch, and batches handed out in it, which is not what the workers have read ahead
         self.position = {"epoch": 0, "batches": 0}
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that nothing is drawn before the first batch is asked for: on resume Lightning makes the
         # iterator before it tells the sampler the epoch, and workers would start to read the wrong one.
         epoch = self.epoch_sampler.epoch

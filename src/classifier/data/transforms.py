@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torchvision.transforms.v2 import Compose
 
 from classifier.data.decode import INTERPOLATIONS, Box, Crop, Picture, Region, decode
 from classifier.errors import UserError, did_you_mean
@@ -101,8 +100,7 @@ class Augmentation:
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
-        steps = [build(config, f"augment.transforms.{name}") for name, config in named if config is not None]
-        self.transform = Compose(steps) if steps else None
+        self.steps = [build(config, f"augment.transforms.{name}") for name, config in named if config is not None]
 
     def region(self, width: int, height: int) -> Region:
         if self.crop is None:
@@ -112,7 +110,9 @@ class Augmentation:
     def __call__(self, picture: Picture, box: Box | None = None) -> torch.Tensor:
         """Read `picture` as uint8 (channels, height, width), a new draw at each call."""
         image = self.preprocessing(picture, box, None if self.crop is None else self.region)
-        return image if self.transform is None else self.transform(image)
+        for step in self.steps:
+            image = step(image)
+        return image
 
 
 def random_region(width: int, height: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:

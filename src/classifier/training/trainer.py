@@ -26,6 +26,7 @@ NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*it is recommended to use `self.log.*",
     ".*predict returned None.*",
+    ".*Total length of `list` across ranks is zero.*",
     ".*method of metric .* was called before the ``update``.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
