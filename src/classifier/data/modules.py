@@ -26,18 +26,24 @@ class AnnotationCropDataModule(ClassificationDataModule):
         *,
         images: str = "images",
         annotations: str = "annotations",
+        image_sets: str | None = None,
         objects: str = "all",
         margin: float = 0.0,
         class_from: str = "name",
+        difficult: str = "keep",
+        truncated: str = "keep",
         **settings: Unpack[DataSettings],
     ) -> None:
         source = VocSource(
             Path(root),
             images=images,
             annotations=annotations,
+            image_sets=image_sets,
             objects=objects,
             margin=margin,
             class_from=class_from,
+            difficult=difficult,
+            truncated=truncated,
         )
         super().__init__(source, **settings)
 
