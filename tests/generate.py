@@ -62,6 +62,18 @@ def annotated(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20)
     return root
 
 
+def table(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> Path:
+    """root/images/<number>.jpg, listed with their colours in root/labels.csv."""
+    lines = ["file_name,label"]
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            path = f"{number}{index:03d}.jpg"
+            save(picture(name, seed=1000 * number + index), root / "images" / path, quality=90)
+            lines.append(f"{path},{name}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02105855-Shetland_sheepdog")
 
 

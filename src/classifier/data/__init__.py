@@ -7,6 +7,7 @@ from classifier.data.modules import (
     DigitsDataModule,
     ImageFolderDataModule,
     StanfordDogsDataModule,
+    TableDataModule,
 )
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "DigitsDataModule",
     "ImageFolderDataModule",
     "StanfordDogsDataModule",
+    "TableDataModule",
     "build_datamodule",
 ]

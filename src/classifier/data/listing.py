@@ -2,26 +2,43 @@
 
 import os
 import posixpath
-import re
 from pathlib import Path
 
+from classifier.errors import UserError
 
-def inside(path: str) -> str:
-    """`path`, relative to the data folder, with forward slashes and without `.` and `..`.
 
-    Decided by the text alone: a link inside of the folder may lead elsewhere, as its owner wished.
+def inside(path: str, folder: str = "") -> str:
+    """`path` below `folder`, relative to the data folder, with forward slashes and without `.` and `..`.
+
+    Decided by the text alone: a link inside of the data folder may lead elsewhere, as its owner wished.
 
     Raises:
-        ValueError: It is absolute, or leads outside.
+        ValueError: It is absolute, or leads out of the data folder.
     """
     clean = path.replace("\\", "/")
-    if clean.startswith("/") or re.match("[A-Za-z]:/", clean) or Path(clean).drive:
+    # elsewhere than on Windows a file may be called `a:b`
+    drive = clean[1:2] == ":" and (clean[2:3] == "/" or os.name == "nt")
+    if clean.startswith("/") or drive:
         raise ValueError(f"{path!r} is an absolute path")
+    if folder:
+        clean = f"{folder}/{clean}"
     if "//" in clean or "/." in clean or clean.startswith("."):
         clean = posixpath.normpath(clean)
         if clean == ".." or clean.startswith("../"):
-            raise ValueError(f"{path!r} leads outside of the data folder")
+            raise ValueError(f"{path!r} leads out of the data folder")
     return clean
+
+
+def sub_folder(key: str, value: str) -> str:
+    """The folder below the data folder that the setting data.`key` names, cleaned by `inside`.
+
+    Raises:
+        UserError: It leads elsewhere.
+    """
+    try:
+        return inside(value) if value else ""
+    except ValueError as error:
+        raise UserError(f"data.{key}={value} must be a folder below data.root ({error})") from error
 
 
 class Listing:

@@ -1,5 +1,6 @@
 """The data modules that configs name: each gives the common one its source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -7,6 +8,7 @@ from classifier.data.datamodule import ClassificationDataModule, DataSettings
 from classifier.data.digits import DigitsSource
 from classifier.data.folder import FolderSource
 from classifier.data.stanford_dogs import URL, StanfordDogsSource
+from classifier.data.table import TableSource
 from classifier.data.voc import VocSource
 
 
@@ -73,3 +75,36 @@ class DigitsDataModule(ClassificationDataModule):
 
     def __init__(self, root: str | Path = "data/digits", **settings: Unpack[DataSettings]) -> None:
         super().__init__(DigitsSource(Path(root)), **settings)
+
+
+class TableDataModule(ClassificationDataModule):
+    """The images, or boxes in them, that a CSV or TSV lists. See `TableSource`."""
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        table: str,
+        path_column: str = "path",
+        label_column: str = "label",
+        box_columns: Sequence[str] | None = None,
+        box_format: str = "xyxy",
+        split_column: str | None = None,
+        group_column: str | None = None,
+        images: str | None = None,
+        extension: str | None = None,
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        source = TableSource(
+            None if root is None else Path(root),
+            table=table,
+            path_column=path_column,
+            label_column=label_column,
+            box_columns=box_columns,
+            box_format=box_format,
+            split_column=split_column,
+            group_column=group_column,
+            images=images,
+            extension=extension,
+        )
+        super().__init__(source, **settings)
