@@ -1,9 +1,10 @@
 """The data modules that configs name: each gives the common one its source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from classifier.data.coco import CocoSource
 from classifier.data.datamodule import ClassificationDataModule, DataSettings
 from classifier.data.digits import DigitsSource
 from classifier.data.folder import FolderSource
@@ -75,6 +76,26 @@ class DigitsDataModule(ClassificationDataModule):
 
     def __init__(self, root: str | Path = "data/digits", **settings: Unpack[DataSettings]) -> None:
         super().__init__(DigitsSource(Path(root)), **settings)
+
+
+class CocoDataModule(ClassificationDataModule):
+    """One sample per box of COCO JSON files, cropped while decoding. See `CocoSource`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        annotations: str | Mapping[str, str],
+        images: str | Mapping[str, str] = "images",
+        objects: str = "all",
+        margin: float = 0.0,
+        crowd: str = "skip",
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        source = CocoSource(
+            Path(root), annotations=annotations, images=images, objects=objects, margin=margin, crowd=crowd
+        )
+        super().__init__(source, **settings)
 
 
 class TableDataModule(ClassificationDataModule):
