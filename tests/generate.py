@@ -84,6 +84,19 @@ def coco(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> P
     return root
 
 
+def arrays(path: Path, per_class: int = 20, compressed: bool = False, **more: np.ndarray) -> Path:
+    """An .npz file with X_train, Y_train, X_test, Y_test, of 16x16 pixels, and the names of classes."""
+    content: dict[str, np.ndarray] = {"classes": np.array(CLASSES), **more}
+    for part, count in (("train", per_class), ("test", per_class // 4)):
+        size = len(CLASSES) * count
+        labels = np.arange(size) % len(CLASSES)
+        pixels = [np.array(picture(CLASSES[label], (16, 16), seed=row + len(part))) for row, label in enumerate(labels)]
+        content |= {f"X_{part}": np.stack(pixels), f"Y_{part}": labels}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (np.savez_compressed if compressed else np.savez)(path, allow_pickle=True, **content)
+    return path
+
+
 def table(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> Path:
     """root/images/<number>.jpg, listed with their colours in root/labels.csv."""
     lines = ["file_name,label"]

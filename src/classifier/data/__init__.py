@@ -4,6 +4,7 @@ from classifier.data.build import build_datamodule
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.modules import (
     AnnotationCropDataModule,
+    ArrayDataModule,
     CocoDataModule,
     DigitsDataModule,
     ImageFolderDataModule,
@@ -13,6 +14,7 @@ from classifier.data.modules import (
 
 __all__ = [
     "AnnotationCropDataModule",
+    "ArrayDataModule",
     "ClassificationDataModule",
     "CocoDataModule",
     "DigitsDataModule",

@@ -79,8 +79,8 @@ def _content(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is a {type(content).__name__}, not an object with {', '.join(LISTS)}")
     if lacking := [key for key in LISTS if not isinstance(content.get(key), list)]:
         raise UserError(
-            f"{file} has no list {' and '.join(map(repr, lacking))} but {', '.join(content) or 'nothing'}: is it a file of COCO "
-            "instances? Name another with data.annotations=..."
+            f"{file} has no list {' and '.join(map(repr, lacking))} but {', '.join(content) or 'nothing'}: is it a "
+            "file of COCO instances? Name another with data.annotations=..."
         )
     return content
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from classifier.data.arrays import CACHE_DIR, ArraySource
 from classifier.data.coco import CocoSource
 from classifier.data.datamodule import ClassificationDataModule, DataSettings
 from classifier.data.digits import DigitsSource
@@ -127,5 +128,37 @@ class TableDataModule(ClassificationDataModule):
             group_column=group_column,
             images=images,
             extension=extension,
+        )
+        super().__init__(source, **settings)
+
+
+class ArrayDataModule(ClassificationDataModule):
+    """Images and labels in numpy arrays, mapped from their file. See `ArraySource`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        x_train: str | None = "X_train",
+        y_train: str | None = "Y_train",
+        x_val: str | None = None,
+        y_val: str | None = None,
+        x_test: str | None = "X_test",
+        y_test: str | None = "Y_test",
+        classes_key: str | None = "classes",
+        value_range: Sequence[float] | None = None,
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        source = ArraySource(
+            Path(root),
+            x_train=x_train,
+            y_train=y_train,
+            x_val=x_val,
+            y_val=y_val,
+            x_test=x_test,
+            y_test=y_test,
+            classes_key=classes_key,
+            value_range=value_range,
+            cache_dir=Path(settings.get("cache_dir", CACHE_DIR)),
         )
         super().__init__(source, **settings)
