@@ -10,6 +10,7 @@ from classifier.data.modules import (
     ImageFolderDataModule,
     StanfordDogsDataModule,
     TableDataModule,
+    TorchvisionDataModule,
 )
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "ImageFolderDataModule",
     "StanfordDogsDataModule",
     "TableDataModule",
+    "TorchvisionDataModule",
     "build_datamodule",
 ]

@@ -148,7 +148,9 @@ class ArrayFiles:
                 if not target.exists():
                     self._unpack(member, target)
         except OSError as error:
-            raise UserError(f"cannot unpack {self.root} to {target} ({error}): use another data.cache_dir=") from error
+            raise UserError(
+                f"cannot unpack {self.root} to {target} ({error}): use another data.cache_dir=..."
+            ) from error
         return target
 
     def _unpack(self, member: zipfile.ZipInfo, target: Path) -> None:
@@ -164,6 +166,27 @@ class ArrayFiles:
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def kept(array: np.ndarray, name: str, cache_dir: Path) -> ArrayFile:
+    """`array` as a file in `cache_dir`, written once for this content by one process of several."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.shape}{array.dtype.str}".encode())
+    digest.update(array.data)
+    target = cache_dir / "arrays" / f"{name}-{digest.hexdigest()[:16]}.npy"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.exists():
+                scratch = target.with_suffix(".part")
+                with scratch.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                scratch.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target} ({error}): use another data.cache_dir=...") from error
+    with target.open("rb") as file:
+        _header(file)
+        return ArrayFile(target, file.tell(), array.shape, array.dtype.str, "C")
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

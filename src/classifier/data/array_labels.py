@@ -56,7 +56,8 @@ def _from_one_hot(array: np.ndarray, name: str, other: str) -> np.ndarray:
             f"are (N,), (N, 1) or (N, K) one-hot; {other}"
         )
     log.info("%s: one-hot labels of %d classes", name, array.shape[1])
-    return np.argmax(array, axis=1).astype(np.int64)
+    classes: np.ndarray = np.argmax(array, axis=1).astype(np.int64)
+    return classes
 
 
 def texts(array: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from classifier.data.arrays import CACHE_DIR, ArraySource
 from classifier.data.coco import CocoSource
@@ -11,6 +11,7 @@ from classifier.data.digits import DigitsSource
 from classifier.data.folder import FolderSource
 from classifier.data.stanford_dogs import URL, StanfordDogsSource
 from classifier.data.table import TableSource
+from classifier.data.torchvision_set import TorchvisionSource
 from classifier.data.voc import VocSource
 
 
@@ -161,4 +162,21 @@ class ArrayDataModule(ClassificationDataModule):
             value_range=value_range,
             cache_dir=Path(settings.get("cache_dir", CACHE_DIR)),
         )
+        super().__init__(source, **settings)
+
+
+class TorchvisionDataModule(ClassificationDataModule):
+    """A data set of torchvision.datasets, by name. See `TorchvisionSource`."""
+
+    def __init__(
+        self,
+        root: str | Path = "data/torchvision",
+        *,
+        name: str,
+        download: bool = False,
+        options: Mapping[str, Any] | None = None,
+        **settings: Unpack[DataSettings],
+    ) -> None:
+        cache_dir = Path(settings.get("cache_dir", CACHE_DIR))
+        source = TorchvisionSource(Path(root), name=name, download=download, options=options, cache_dir=cache_dir)
         super().__init__(source, **settings)
