@@ -1,8 +1,10 @@
 """Generated data sets: small pictures that a network can learn, in every layout that the data modules read."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,6 +61,51 @@ def annotated(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20)
             xml = root / "annotations" / f"{stem}.xml"
             xml.parent.mkdir(parents=True, exist_ok=True)
             xml.write_text(voc_xml([(name, (x + 1, y + 1, x + 30, y + 30))], (80, 60), f"{stem}.jpg"))
+    return root
+
+
+def coco(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> Path:
+    """root/images/*.jpg with root/instances.json: a coloured patch at a random place on white."""
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            x, y = np.random.default_rng(1000 * number + index).integers(0, (50, 30)).tolist()
+            image = picture("white", (80, 60), seed=index)
+            image.paste(picture(name, (30, 30), seed=index), (x, y))
+            path = f"{len(images):03d}.jpg"
+            save(image, root / "images" / path, quality=95)
+            boxes.append({"id": 7 * len(images), "image_id": len(images), "category_id": 10 + number, "iscrowd": 0})
+            boxes[-1]["bbox"] = [x + 0.25, y + 0.25, 29.5, 29.5]
+            images.append({"id": len(images), "file_name": path, "width": 80, "height": 60})
+    categories = [{"id": 10 + number, "name": name} for number, name in enumerate(classes)]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "instances.json").write_text(json.dumps(content))
+    return root
+
+
+def arrays(path: Path, per_class: int = 20, compressed: bool = False, **more: np.ndarray) -> Path:
+    """An .npz file with X_train, Y_train, X_test, Y_test, of 16x16 pixels, and the names of classes."""
+    content: dict[str, np.ndarray] = {"classes": np.array(CLASSES), **more}
+    for part, count in (("train", per_class), ("test", per_class // 4)):
+        size = len(CLASSES) * count
+        labels = np.arange(size) % len(CLASSES)
+        pixels = [np.array(picture(CLASSES[label], (16, 16), seed=row + len(part))) for row, label in enumerate(labels)]
+        content |= {f"X_{part}": np.stack(pixels), f"Y_{part}": labels}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (np.savez_compressed if compressed else np.savez)(path, allow_pickle=True, **content)
+    return path
+
+
+def table(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> Path:
+    """root/images/<number>.jpg, listed with their colours in root/labels.csv."""
+    lines = ["file_name,label"]
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            path = f"{number}{index:03d}.jpg"
+            save(picture(name, seed=1000 * number + index), root / "images" / path, quality=90)
+            lines.append(f"{path},{name}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
 
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.data.boxes import with_margin
 from classifier.data.modules import AnnotationCropDataModule
 from classifier.data.samples import Problem, Samples
-from classifier.data.voc import VocSource, read_annotation, with_margin
+from classifier.data.voc import VocSource
+from classifier.data.voc_annotation import read_annotation
 from classifier.errors import UserError
 from tests.generate import CLASSES, picture, save, voc_xml
 
@@ -98,7 +100,7 @@ def test_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
 
 def test_one_pixel_is_a_box(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text(voc_xml([("cat", (5, 6, 5, 6))], (12, 10)))
-    assert read_annotation(tmp_path / "x.xml") == [("cat", (4, 5, 5, 6))]
+    assert read_annotation(tmp_path / "x.xml") == [(("cat", (4, 5, 5, 6)), False, False)]
 
 
 BOX = "<xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax>"
@@ -236,3 +238,95 @@ def test_given_classes(annotated: Path) -> None:
     assert VocSource(annotated).read()[0].classes == CLASSES
     with pytest.raises(UserError, match="'blue'"):
         VocSource(annotated).read(["red", "green"])
+
+
+def marked(name: str, marks: str) -> str:
+    return document(name=f"<name>{name}</name>{marks}")
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, ["easy", "hard", "cut"]),
+        ({"difficult": "skip"}, ["easy", "cut"]),
+        ({"truncated": "skip"}, ["easy", "hard"]),
+        ({"difficult": "skip", "objects": "first"}, ["easy", "cut"]),
+    ],
+)
+def test_marked_objects(tmp_path: Path, options: dict[str, str], wanted: list[str]) -> None:
+    easy = marked("easy", "<difficult>0</difficult><truncated>Unspecified</truncated>")
+    hard, cut = marked("hard", "<difficult>1</difficult>"), marked("cut", "<truncated>1</truncated>")
+    found, problems = read(data(tmp_path, {"a": easy, "b": hard, "c": cut}), **options)
+    assert [name for _, name, _ in found] == wanted
+    assert problems == []
+
+
+@pytest.mark.parametrize("twin", ["images/x.png", "annotations/x"])
+def test_two_files_of_one_name_are_a_problem_that_names_both(tmp_path: Path, twin: str) -> None:
+    root = data(tmp_path, {"x": voc_xml(TWO, (80, 60)), "y": voc_xml(TWO, (80, 60))})
+    if twin.startswith("images"):
+        save(picture("red"), root / twin)
+    else:
+        (root / twin).write_bytes((root / "annotations/x.xml").read_bytes())
+    found, problems = read(root)
+    assert {path for path, _, _ in found} == {"images/y.jpg"}
+    (problem,) = problems
+    assert twin in problem.reason
+    assert f"{twin.split('/')[0]}/x.{'jpg' if twin.startswith('images') else 'xml'}" in problem.reason
+
+
+def voc_year(root: Path, lists: dict[str, str]) -> Path:
+    """PASCAL VOC's own layout with the images 1 to 4."""
+    data(root, {name: voc_xml(TWO, (80, 60)) for name in "1234"})
+    (root / "images").rename(root / "JPEGImages")
+    (root / "annotations").rename(root / "Annotations")
+    for name, text in lists.items():
+        path = root / "ImageSets/Main" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+OFFICIAL: dict[str, Any] = {"images": "JPEGImages", "annotations": "Annotations", "image_sets": "ImageSets/Main"}
+
+
+@pytest.mark.parametrize(
+    ("lists", "parts"),
+    [
+        ({"train": "1\n", "val": "2\n", "trainval": "1\n2\n", "test": "3\n"}, {"1": 0, "2": 1, "3": 2}),
+        ({"train": "1", "val": "2 \n", "trainval": "1\r\n2\r\n"}, {"1": 0, "2": 1}),
+        ({"trainval": "1\n2\n", "test": "3\n4\n"}, {"1": 0, "2": 0, "3": 2, "4": 2}),
+        ({"trainval": "1\n2\n3\n", "val": "2\n"}, {"1": 0, "2": 1, "3": 0}),
+        ({"train": "1\n", "val": "2\n", "aeroplane_train": "3  1\n4 -1\n"}, {"1": 0, "2": 1}),
+    ],
+)
+def test_image_sets(tmp_path: Path, lists: dict[str, str], parts: dict[str, int]) -> None:
+    samples, problems = VocSource(voc_year(tmp_path, lists), **OFFICIAL).read()
+    assert problems == []
+    assert {samples.path(row).stem: samples.splits[row] for row in range(len(samples))} == parts
+    assert len(samples) == 2 * len(parts)
+
+
+def test_what_is_listed_without_an_annotation_is_a_problem(tmp_path: Path) -> None:
+    _, problems = VocSource(voc_year(tmp_path, {"train": "1\n2\n", "val": "3\n9\n"}), **OFFICIAL).read()
+    assert [(problem.path, "no annotation" in problem.reason) for problem in problems] == [("9", True)]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({}, r"has none of train.txt, .* data\.image_sets=null"),
+        ({"train": "\n"}, r"has none of train.txt"),
+        ({"train": "1\n2\n", "test": "2\n"}, "lists 2 for train and for test"),
+    ],
+)
+def test_image_sets_that_cannot_be_used(tmp_path: Path, lists: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        VocSource(voc_year(tmp_path, lists), **OFFICIAL).read()
+
+
+def test_a_class_that_the_training_list_lacks(tmp_path: Path) -> None:
+    root = voc_year(tmp_path, {"train": "1\n2\n", "test": "3\n"})
+    (root / "Annotations/3.xml").write_text(voc_xml([("bird", (1, 1, 9, 9))], (80, 60)))
+    with pytest.raises(UserError, match=r"'bird' that training does not know \(its 2 classes: cat, dog\)"):
+        VocSource(root, **OFFICIAL).read()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from classifier.data.class_names import labels_of
 from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
 from classifier.errors import UserError
 
@@ -44,7 +45,8 @@ class FolderSource:
         labels: list[int] = []
         splits: list[int] = []
         for split, folder in folders.items():
-            self._require_known(folder, classes)
+            names = [entry.name for entry in _subfolders(folder)]
+            labels_of(names, classes, f"{folder} has the class folder")
             for label, name in enumerate(classes):
                 found = [path.relative_to(self.root).as_posix() for path in image_files(folder / name)]
                 if not found:
@@ -63,17 +65,6 @@ class FolderSource:
                 f"put the images of each class into {folder}/<class>/, or name another folder with data.root=..."
             )
         return names
-
-    def _require_known(self, folder: Path, classes: Sequence[str]) -> None:
-        unknown = [entry.name for entry in _subfolders(folder) if entry.name not in classes]
-        if unknown:
-            raise UserError(
-                f"{folder} has the class folder {unknown[0]!r}"
-                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-                + f" that training does not know (its {len(classes)} classes: {', '.join(list(classes)[:10])}"
-                + (", ..." if len(classes) > 10 else "")
-                + "): rename or remove it, or name another folder with data.root=..."
-            )
 
     def _report_empty(self, folder: Path, split: str) -> None:
         if folder.is_dir():

@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 from scipy.io import loadmat
 
+from classifier.data.class_names import labels_of
 from classifier.data.download import download, extract
 from classifier.data.samples import SPLITS, Problem, Samples
 from classifier.data.voc import VocSource
@@ -101,11 +102,7 @@ class StanfordDogsSource(VocSource):
         names = tuple(breed(folder) for folder in samples.classes)
         if classes is None:
             return replace(samples, classes=names)
-        if unknown := [name for name in names if name not in classes]:
-            raise UserError(
-                f"{self.root} has the breed {unknown[0]!r}, which training does not know: use data.root=..."
-            )
-        numbers = np.array([list(classes).index(name) for name in names])
+        numbers = labels_of(names, classes, f"{self.root} has the breed")
         return replace(samples, classes=tuple(classes), labels=numbers[samples.labels])
 
     def _official_list(self, name: str) -> list[str]:

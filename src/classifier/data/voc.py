@@ -1,81 +1,32 @@
-"""Images with one PASCAL VOC XML each: one sample per annotated box.
-
-Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010 (the format; no data here).
-"""
+"""Images with one PASCAL VOC XML each: one sample per annotated box."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
+import numpy as np
 
+from classifier.data.boxes import OBJECTS, BoxedObject, choose, require_choice, require_margin, with_margin
+from classifier.data.class_names import match_classes
+from classifier.data.decode import Box
 from classifier.data.folder import image_files, require_folder
-from classifier.data.samples import Problem, Samples
-from classifier.errors import UserError, did_you_mean
+from classifier.data.image_sets import read_image_sets
+from classifier.data.samples import UNASSIGNED, Problem, Samples
+from classifier.data.voc_annotation import read_annotation
+from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
 
-OBJECTS = ("all", "largest", "first")
 CLASS_FROM = ("name", "folder")
-FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
+MARKED = ("keep", "skip")
 
 
-class VocObject(NamedTuple):
-    """An annotated object: its class name and its box, (x1, y1, x2, y2) in stored pixels, half-open."""
-
+class _Row(NamedTuple):
+    path: str
     name: str
-    box: tuple[int, int, int, int]
-
-    @property
-    def area(self) -> int:
-        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
-
-
-def read_annotation(path: Path) -> list[VocObject]:
-    """The objects of one VOC file, boxes 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
-
-    Raises:
-        ValueError: Malformed XML, entities or a DTD with them (refused unread), no object, a box that is missing,
-            not numeric or empty.
-    """
-    try:
-        root = parse(path).getroot()
-    except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
-        raise ValueError(f"malformed XML ({error})") from error
-    except DefusedXmlException as error:
-        raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
-    assert root is not None
-    objects = [_read_object(element) for element in root.iter("object")]
-    if not objects:
-        raise ValueError("no <object> with a <bndbox>")
-    return objects
-
-
-def _read_object(element: Element) -> VocObject:
-    name = (element.findtext("name") or "").strip()
-    corners: list[int] = []
-    for tag in ("xmin", "ymin", "xmax", "ymax"):
-        text = element.findtext(f"bndbox/{tag}")
-        if text is None:
-            raise ValueError(f"object {name!r} lacks <{tag}> in its <bndbox>")
-        try:
-            corners.append(max(-FAR, min(FAR, round(float(text)))))
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"object {name!r} has <{tag}>{text}</{tag}>, which is not a number") from error
-    x1, y1, x2, y2 = corners
-    if x2 < x1 or y2 < y1:
-        raise ValueError(f"object {name!r} has an empty box: x {x1} to {x2}, y {y1} to {y2}")
-    return VocObject(name, (x1 - 1, y1 - 1, x2, y2))
-
-
-def with_margin(box: tuple[int, int, int, int], margin: float) -> tuple[int, int, int, int]:
-    """`box` grown on each side by `margin` times its width or height; it may then leave the image."""
-    x1, y1, x2, y2 = box
-    dx, dy = round((x2 - x1) * margin), round((y2 - y1) * margin)
-    return (x1 - dx, y1 - dy, x2 + dx, y2 + dy)
+    box: Box
+    split: int
 
 
 class VocSource:
@@ -85,9 +36,12 @@ class VocSource:
 
     Args:
         images, annotations: Folders below `root`.
+        image_sets: Folder below `root` with train.txt, val.txt, trainval.txt, test.txt, which list the images of each
+            part; None where all annotations are meant, and no part is prescribed.
         objects: Which boxes of an image become samples: `all`, the `largest` or the `first`.
         margin: Added on each side, as a fraction of the box's width and height.
         class_from: The class is the object's `name`, or the `folder` that the image lies in.
+        difficult, truncated: `keep` or `skip` objects that are marked so.
     """
 
     def __init__(
@@ -96,22 +50,27 @@ class VocSource:
         *,
         images: str = "images",
         annotations: str = "annotations",
+        image_sets: str | None = None,
         objects: str = "all",
         margin: float = 0.0,
         class_from: str = "name",
+        difficult: str = "keep",
+        truncated: str = "keep",
     ) -> None:
-        if objects not in OBJECTS:
-            raise UserError(f"data.objects={objects} is unknown: {did_you_mean(objects, OBJECTS)}")
-        if class_from not in CLASS_FROM:
-            raise UserError(f"data.class_from={class_from} is unknown: {did_you_mean(class_from, CLASS_FROM)}")
-        if margin < 0:
-            raise UserError(f"data.margin={margin} must not be negative")
+        require_choice("objects", objects, OBJECTS)
+        require_choice("class_from", class_from, CLASS_FROM)
+        require_choice("difficult", difficult, MARKED)
+        require_choice("truncated", truncated, MARKED)
+        require_margin(margin)
         self.root = root
         self.images = root / images
         self.annotations = root / annotations
+        self.image_sets = None if image_sets is None else root / image_sets
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
+        self.difficult = difficult
+        self.truncated = truncated
 
     def prepare(self) -> None:
         """Nothing to make: the files are the user's."""
@@ -120,59 +79,91 @@ class VocSource:
         """List the boxes; what cannot be used comes back as problems.
 
         Raises:
-            UserError: A folder is missing or holds no annotation, or a class is not among the given `classes`.
+            UserError: A folder or list is missing or holds no annotation, or a class is not among the given `classes`.
         """
         require_folder(self.root)
         for folder, key in ((self.images, "images"), (self.annotations, "annotations")):
             if not folder.is_dir():
                 raise UserError(f"{folder} does not exist: name the folder below {self.root} with data.{key}=...")
-        images = {path.relative_to(self.images).with_suffix("").as_posix(): path for path in image_files(self.images)}
-        rows: list[tuple[str, str, tuple[int, int, int, int]]] = []
-        problems: list[Problem] = []
-        used: set[str] = set()
-        for annotation in _annotation_files(self.annotations):
-            stem = annotation.relative_to(self.annotations).with_suffix("").as_posix()
-            image = images.get(stem)
-            try:
-                if image is None:
-                    raise ValueError(f"no image {self.images / stem}.* for this annotation")
-                used.add(stem)
-                objects = self._chosen(read_annotation(annotation))
-                names = [item.name if self.class_from == "name" else image.parent.name for item in objects]
-                if not all(names):
-                    raise ValueError("object without a <name>: use data.class_from=folder")
-                path = image.relative_to(self.root).as_posix()
-                boxes = [with_margin(item.box, self.margin) for item in objects]
-                rows += [(path, name, box) for name, box in zip(names, boxes, strict=True)]
-            except (ValueError, OSError) as error:
-                problems.append(Problem(annotation.relative_to(self.root).as_posix(), str(error)))
-        if not rows and not problems:
+        parts = None if self.image_sets is None else read_image_sets(self.image_sets)
+        images = _by_stem(self.images, list(image_files(self.images)))
+        annotations = _by_stem(self.annotations, _annotation_files(self.annotations))
+        if not annotations:
             raise UserError(f"{self.annotations} holds no annotation: name the folder with data.annotations=...")
-        if unlabelled := len(images) - len(used):
-            log.warning("%s: %d images have no annotation and are left out", self.images, unlabelled)
+        rows: list[_Row] = []
+        problems: list[Problem] = []
+        for stem, files in annotations.items():
+            if parts is not None and stem not in parts:
+                continue
+            try:
+                split = UNASSIGNED if parts is None else parts[stem]
+                rows += self._rows(stem, files, images.get(stem, []), split)
+            except (ValueError, OSError) as error:
+                problems.append(Problem(files[0].relative_to(self.root).as_posix(), str(error)))
+        if parts is not None:
+            problems += [
+                Problem(stem, f"is listed in {self.image_sets}, but has no annotation in {self.annotations}")
+                for stem in parts
+                if stem not in annotations
+            ]
+        self._count_left_out(images, annotations, parts)
         return self._table(rows, classes), problems
 
-    def _chosen(self, objects: list[VocObject]) -> list[VocObject]:
-        if self.objects == "largest":
-            return [max(objects, key=lambda item: item.area)]
-        return objects[:1] if self.objects == "first" else objects
+    def _rows(self, stem: str, annotations: list[Path], images: list[Path], split: int) -> list[_Row]:
+        """The samples of one image.
 
-    def _table(self, rows: list[tuple[str, str, tuple[int, int, int, int]]], classes: Sequence[str] | None) -> Samples:
-        names = sorted({name for _, name, _ in rows})
-        classes = names if classes is None else classes
-        if unknown := [name for name in names if name not in classes]:
-            raise UserError(
-                f"{self.annotations} has objects of the class {unknown[0]!r}, which training does not know: "
-                "remove them, or name another folder with data.root=..."
-            )
-        labels = {name: label for label, name in enumerate(classes)}
-        return Samples.build(
-            self.root,
-            classes,
-            [path for path, _, _ in rows],
-            [labels[name] for _, name, _ in rows],
-            boxes=[box for _, _, box in rows],
-        )
+        Raises:
+            ValueError: It has no image or several, or its annotation cannot be used.
+        """
+        if not images:
+            raise ValueError(f"no image {self.images / stem}.* for this annotation")
+        for files in (images, annotations):
+            if len(files) > 1:
+                both = " and ".join(path.relative_to(self.root).as_posix() for path in files[:2])
+                raise ValueError(f"{both} have the same name, so that it is unclear what belongs together: rename one")
+        (image,) = images
+        found = [
+            item.boxed
+            for item in read_annotation(annotations[0])
+            if not (item.difficult and self.difficult == "skip") and not (item.truncated and self.truncated == "skip")
+        ]
+        path = image.relative_to(self.root).as_posix()
+        rows = [self._row(path, image, item, split) for item in choose(found, self.objects)]
+        if not all(row.name for row in rows):
+            raise ValueError("object without a <name>: use data.class_from=folder")
+        return rows
+
+    def _row(self, path: str, image: Path, item: BoxedObject, split: int) -> _Row:
+        name = item.name if self.class_from == "name" else image.parent.name
+        return _Row(path, name, with_margin(item.box, self.margin), split)
+
+    def _count_left_out(
+        self, images: dict[str, list[Path]], annotations: dict[str, list[Path]], parts: dict[str, int] | None
+    ) -> None:
+        if parts is not None:
+            if unlisted := sum(stem not in parts for stem in annotations):
+                log.info("%s: %d annotations are in no list, and left out", self.image_sets, unlisted)
+        elif unlabelled := sum(stem not in annotations for stem in images):
+            log.warning("%s: %d images have no annotation and are left out", self.images, unlabelled)
+
+    def _table(self, rows: list[_Row], classes: Sequence[str] | None) -> Samples:
+        splits = np.array([row.split for row in rows], dtype=np.int8)
+        what = f"{self.annotations} has objects of the class"
+        classes, labels = match_classes([row.name for row in rows], splits, classes, what, order=_text_order)
+        paths, boxes = [row.path for row in rows], [row.box for row in rows]
+        return Samples.build(self.root, classes, paths, labels, boxes=boxes, splits=splits)
+
+
+def _text_order(names: Iterable[str]) -> list[str]:
+    return sorted(set(names))
+
+
+def _by_stem(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Relative path without its suffix -> the files that have it."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
 
 
 def _annotation_files(folder: Path) -> list[Path]:

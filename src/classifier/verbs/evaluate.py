@@ -21,6 +21,8 @@ from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
 
+WHERE = ("_target_", "root", "table", "annotations", "name")  # settings that say which data is meant
+
 
 class PredictionRows(pl.Callback):
     """Collects index, label and the k likeliest classes of each tested image, of all processes."""
@@ -102,7 +104,7 @@ def _data_of(
     typed = (
         {text.partition("=")[0] for text in HydraConfig.get().overrides.task} if HydraConfig.initialized() else set()
     )
-    same_root = settings.get("root") == record["config"]["data"].get("root")
+    same_root = all(settings.get(key) == record["config"]["data"].get(key) for key in WHERE)
     # images are read as in training, whatever data section is chosen, unless told otherwise
     stored = model.preprocessing.to_dict()
     settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}

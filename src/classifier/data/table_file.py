@@ -1,0 +1,93 @@
+"""A CSV or TSV file -> the cells of the wanted columns, line by line."""
+
+import csv
+import io
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from classifier.data.samples import Problem
+from classifier.errors import UserError, did_you_mean
+
+DELIMITERS = (",", ";", "\t", "|")
+
+
+def read_table(path: Path, columns: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the line, its cells in the order of `columns`), stripped of blanks.
+
+    The delimiter is the tab of a .tsv; otherwise the one that finds the wanted columns in the first line, among comma,
+    semicolon, tab and bar. Blank lines are passed over.
+
+    Args:
+        columns: Key of the setting -> name of the column.
+        problems: Takes up the lines that have too few or too many cells.
+
+    Raises:
+        UserError: The file is missing, not in UTF-8, has bad quotes, or lacks a column.
+    """
+    text = _text(path)
+    delimiter = _delimiter(path, text, columns)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    try:
+        for cells in reader:
+            if not any(cells):
+                continue
+            if names is None:
+                names = [cell.strip() for cell in cells]
+                positions = _positions(path, names, columns)
+                count = len(names)
+            elif len(cells) == count or (len(cells) > count and not any(cells[count:])):
+                yield reader.line_num, [cells[position].strip() for position in positions]
+            else:
+                reason = f"has {len(cells)} cells, the first line {count}: quote a cell that has {delimiter!r} in it"
+                problems.append(Problem(f"{path.name} line {reader.line_num}", reason))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}, is malformed ({error}): mend its quotes") from error
+    if names is None:
+        raise UserError(f"{path} is empty: name a table with data.table=...")
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the table {path} ({error.strerror}): name yours with data.table=...") from error
+    body = raw.removeprefix(BOM_UTF8)
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        start = error.start + len(raw) - len(body)
+        line = raw.count(b"\n", 0, start) + 1
+        raise UserError(
+            f"{path} is not in UTF-8 (byte {raw[start]:#04x} at position {start}, line {line}): save it as "
+            "`CSV UTF-8` in a spreadsheet, or convert it with `iconv -f WINDOWS-1252 -t UTF-8`"
+        ) from error
+
+
+def _delimiter(path: Path, text: str, columns: Mapping[str, str]) -> str:
+    if path.suffix.lower() in (".tsv", ".tab"):
+        return "\t"
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+
+    def found(delimiter: str) -> tuple[int, int]:
+        try:
+            names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter))]
+        except csv.Error:
+            return 0, 0
+        return len(set(names) & set(columns.values())), len(names)
+
+    return max(DELIMITERS, key=found)
+
+
+def _positions(path: Path, names: list[str], columns: Mapping[str, str]) -> list[int]:
+    for key, column in columns.items():
+        if column not in names:
+            shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+            raise UserError(
+                f"{path} has no column {column!r}, its first line names: {shown}. Use data.{key}=..., "
+                f"{did_you_mean(column, names)}"
+            )
+        if names.count(column) > 1:
+            raise UserError(f"{path} has {names.count(column)} columns {column!r}: rename all but one (data.{key})")
+    return [names.index(column) for column in columns.values()]
