@@ -1,6 +1,7 @@
 """Look at every file before the first epoch, so that all bad ones are known at once."""
 
 import os
+import struct
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,10 +143,17 @@ def _look(picture: Picture, check: str) -> tuple[Outcome, bool]:
     try:
         return Outcome(*image_size(picture, check)), True
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
-        cause = error.__cause__ or error  # `decode` wraps it in advice that is for one file
+        cause, reason = cause_of(error)
         # a file that may not be opened, a disk that failed: that can change without the file
         lasting = not (isinstance(cause, OSError) and cause.errno is not None) and not isinstance(cause, MemoryError)
-        return Outcome(0, 0, image_problem(cause)), lasting
+        return Outcome(0, 0, reason), lasting
+
+
+def cause_of(error: Exception) -> tuple[BaseException, str]:
+    """What went wrong with a file, and in words; `decode` wraps it in advice that is for one file."""
+    cause = error.__cause__ or error
+    # where a header ends too early, Pillow lets `struct` complain
+    return cause, "the file is cut off" if isinstance(cause, struct.error) else image_problem(cause)
 
 
 def refuse(problems: list[Problem], count: int) -> None:
