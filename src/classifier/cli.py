@@ -29,10 +29,12 @@ from classifier.overrides import argument, quoted, replace_arguments
 
 WRONG_INPUT = 2  # exit code
 HELP = {"--help", "-h"}
+OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.batch_size", "data.num_workers", "data.image_size",
                "data.val_fraction", "data.test_fraction", "optimizer.lr", "optimizer.weight_decay",
-               "trainer.max_epochs", "trainer.max_steps")  # fmt: skip
+               "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
+               "max_imbalance")  # fmt: skip
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
                   "init_from")  # fmt: skip
 
@@ -40,7 +42,8 @@ KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
     """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
 
-    Exit codes: 0 done; 2 wrong input, told in one message; 1 a bug, with its traceback.
+    Exit codes: 0 done, or the number that `task` returns; 2 wrong input, told in one message; 1 a bug, with its
+    traceback.
     """
     # Hydra prints errors itself, and ends with 1, unless this is set; then they reach us
     wanted = os.environ.get("HYDRA_FULL_ERROR")
@@ -52,7 +55,10 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
             logging.getLogger("classifier").setLevel(logging.WARNING)
         try:
             _require_numbers(config)
-            return task(config)
+            result = task(config)
+            if isinstance(result, int):  # Hydra does not hand it on
+                codes.append(result)
+            return result
         except UserError as error:  # kept from Hydra, which would print its own account first
             refusals.append(error)
             return None
@@ -63,6 +69,7 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
     refusals: list[UserError] = []
+    codes = [0]
     arguments = sys.argv[1:]
     try:
         _require_options(arguments)
@@ -84,8 +91,9 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         if wanted == "1":
             traceback.print_exception(refusal)
         print(f"error: {_message(refusal)}", file=sys.stderr)
-    if refusals:
-        sys.exit(WRONG_INPUT)
+    code = WRONG_INPUT if refusals else max(codes)
+    if code:
+        sys.exit(code)
 
 
 def _require_options(arguments: list[str]) -> None:
@@ -133,6 +141,8 @@ def _prepare(verb: str) -> str:
             ]
         replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir"))
         return "resume"
+    if verb not in OF_A_CHECKPOINT:
+        return verb
     path = argument("ckpt_path")
     if path is not None:
         found = find_checkpoint(path, log_dir)

@@ -1,3 +1,4 @@
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 from classifier.data.check import CHECKS, check_images, image_size, refuse
 from classifier.data.samples import Problem, Samples
 from classifier.errors import UserError
+from tests.data.test_header import png_header
 from tests.generate import picture, save
 
 
@@ -151,3 +153,23 @@ def test_an_unknown_check_is_answered_with_the_choices(tmp_path: Path) -> None:
 def test_an_empty_table_has_no_problems(tmp_path: Path, boxes: list[tuple[int, int, int, int]] | None) -> None:
     usable, problems = check_images(table(tmp_path, [], boxes), "quick")
     assert (len(usable), problems) == (0, [])
+
+
+@pytest.mark.parametrize("form", ["png", "gif"])
+def test_a_decompression_bomb_is_refused_unread(form: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A few bytes that ask for gigabytes, with the number of pixels told; large images pass without a warning."""
+    limit = Image.MAX_IMAGE_PIXELS or 0
+    sizes = {"large": (10_000, limit // 10_000 * 3 // 2), "bomb": (10_000, limit // 10_000 * 3)}
+    for name, (width, height) in sizes.items():
+        if form == "png":
+            content = png_header(width, height) + b"\0\0\0\0IEND\xaeB`\x82"
+        else:
+            content = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+            content += b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0;"
+        (tmp_path / f"{name}.{form}").write_bytes(content)
+    usable, problems = check_images(table(tmp_path, [f"{name}.{form}" for name in sizes]), "quick")
+    assert [problem.path for problem in problems] == [f"bomb.{form}"]
+    pixels = sizes["bomb"][0] * sizes["bomb"][1]
+    assert f"{pixels}" in problems[0].reason.replace(",", "")
+    assert [usable.relative_path(row) for row in range(len(usable))] == [f"large.{form}"]
+    assert not recwarn.list

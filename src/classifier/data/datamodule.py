@@ -191,7 +191,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             return
         samples, problems = self.source.read(self.given_classes)
         found = len(samples) + len(problems)
-        samples, unusable = check_images(samples, self.check)
+        samples, unusable = check_images(samples, self.check, self.cache_dir)
         problems += unusable
         if problems and self.on_error == "raise":
             refuse(problems, found)
