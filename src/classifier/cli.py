@@ -29,6 +29,7 @@ from classifier.overrides import argument, quoted, replace_arguments
 
 WRONG_INPUT = 2  # exit code
 HELP = {"--help", "-h"}
+OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.batch_size", "data.num_workers", "data.image_size",
                "data.val_fraction", "data.test_fraction", "optimizer.lr", "optimizer.weight_decay",
@@ -132,6 +133,8 @@ def _prepare(verb: str) -> str:
             ]
         replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir"))
         return "resume"
+    if verb not in OF_A_CHECKPOINT:
+        return verb
     path = argument("ckpt_path")
     if path is not None:
         found = find_checkpoint(path, log_dir)

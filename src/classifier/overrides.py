@@ -6,8 +6,8 @@ import sys
 from classifier.errors import UserError
 
 # values that Hydra's grammar would stumble over: `=`, blanks, `*` in file names
-PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "data.root",
-             "data.split_file", "data.weights_file", "data.cache_dir", "model.weights",
+PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "json",
+             "data.root", "data.split_file", "data.weights_file", "data.cache_dir", "model.weights",
              "model.checkpoint_path")  # fmt: skip
 GROUP_OFF = r"(experiment|debug|scheduler)=null"
 
