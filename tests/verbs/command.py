@@ -1,4 +1,4 @@
-"""The entry points, run in this process as `python src/VERB.py ARGUMENTS` would be."""
+"""The entry points and scripts, run in this process as `python src/VERB.py ARGUMENTS` would be."""
 
 import contextlib
 import io
@@ -32,11 +32,11 @@ class Result:
     err: str
 
 
-def run(verb: str, *arguments: str, cwd: Path) -> Result:
-    """Run an entry point in `cwd`; its exit code and what it printed."""
+def run(verb: str, *arguments: str, cwd: Path, folder: str = "src") -> Result:
+    """Run an entry point in `cwd`, or a script of another `folder`; its exit code and what it printed."""
     out, err = io.StringIO(), io.StringIO()
-    argv, folder = sys.argv, Path.cwd()
-    sys.argv = [str(REPOSITORY / "src" / f"{verb}.py"), *arguments]
+    argv, before = sys.argv, Path.cwd()
+    sys.argv = [str(REPOSITORY / folder / f"{verb}.py"), *arguments]
     os.chdir(cwd)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -46,13 +46,13 @@ def run(verb: str, *arguments: str, cwd: Path) -> Result:
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     finally:
         sys.argv = argv
-        os.chdir(folder)
+        os.chdir(before)
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def start(verb: str, *arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+def start(verb: str, *arguments: str, cwd: Path, folder: str = "src") -> "subprocess.Popen[str]":
     """The same in a process of its own."""
-    command = [sys.executable, str(REPOSITORY / "src" / f"{verb}.py"), *arguments]
+    command = [sys.executable, str(REPOSITORY / folder / f"{verb}.py"), *arguments]
     return subprocess.Popen(
         command,
         cwd=cwd,

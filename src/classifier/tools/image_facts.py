@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.decode import ORIENTATION_TAG, Box, Picture, Region, decode
+from classifier.data.decode import Box, Picture, Region, decode
+from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.tools.remarks import Kind
 
 THUMBNAIL = 16  # pixels of a side

@@ -1,0 +1,15 @@
+"""Write boxes as images: python scripts/crop.py output=my_crops data=annotation_crop data.root=my_boxes"""
+
+from omegaconf import DictConfig
+
+from classifier.cli import main
+
+
+def crop(config: DictConfig) -> object:
+    from classifier.tools.crop import crop  # not at the top: `--help` does without torch
+
+    return crop(config)
+
+
+if __name__ == "__main__":
+    main("crop", crop)
