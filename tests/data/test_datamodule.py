@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule
-from classifier.data.datamodule import worker_count
 from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
 from classifier.data.split import write_split
 from classifier.errors import UserError
+from classifier.parallel import worker_count
 from tests import generate
 from tests.generate import CLASSES
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from classifier.data.dataset import ImageDataset
-from classifier.data.folder import FolderSource
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Samples
+from classifier.data.sources.folder import FolderSource
 from classifier.data.transforms import Augmentation, Preprocessing
 
 Batches = list[list[tuple[int, int]]]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from classifier.data import AnnotationCropDataModule, ClassificationDataModule
-from classifier.data.folder import image_files
 from classifier.data.samples import Problem, Samples
+from classifier.data.sources.folder import image_files
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script

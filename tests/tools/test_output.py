@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from classifier.errors import UserError
+from classifier.parallel import parallel_map
 from classifier.tools.output import whole_file
-from classifier.tools.parallel import parallel_map
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

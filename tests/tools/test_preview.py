@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from classifier.data.decode import Region, decode
+from classifier.data.upright import everything, upright_box, upright_size
 from classifier.tools import lettering
 from classifier.tools.lettering import fitted, letters
 from classifier.tools.preview import choose, original
 from classifier.tools.sheet import CELL, GAP, LABEL, Row, draw_sheet, shown_size
-from classifier.tools.upright import everything, upright_box, upright_size
 from tests.generate import save
 from tests.tools.parts import refusal, script
 

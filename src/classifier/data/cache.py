@@ -5,20 +5,19 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from classifier.data.decode import Box, Picture, decode, upright_size
+from classifier.data.decode import Box, Picture, decode
 from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
+from classifier.data.upright import everything, upright_size
 from classifier.errors import UserError
+from classifier.parallel import parallel_map, tracked, worker_count
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Shrunk:
         return decode(
             picture,
             box,
-            lambda width, height: (0, 0, width, height),
+            everything,
             shape,
             interpolation=self.interpolation,
             channels=self.channels,
@@ -146,21 +145,19 @@ def _build(samples: Samples, rows: np.ndarray, form: Form, allocate: Callable[[i
         pixels = form(samples.path(row), samples.box(row))
         store.read(item)[:] = pixels.permute(1, 2, 0).numpy()
 
-    with ThreadPoolExecutor() as pool:  # decoding and resizing let other threads run
-        shapes = np.array(list(pool.map(shape, rows.tolist())), dtype=np.int64).reshape(-1, 2)
-        sizes = shapes.prod(1) * form.channels
-        length = 16 + 24 * len(rows) + int(sizes.sum())
-        log.info("decoding %d images into a cache of %s", len(rows), _size(length))
-        memory = allocate(length)
-        content = memory.numpy()
-        content[:8] = np.frombuffer(FORMAT, dtype=np.uint8)
-        content[8:16].view(np.int64)[0] = len(rows)
-        store = PixelStore(memory, form.channels)
-        store.table[:] = np.column_stack([np.cumsum(sizes) - sizes, shapes])
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            for _ in progress.track(pool.map(decode_into, range(len(rows))), len(rows), description="decoding"):
-                pass
+    workers = worker_count("auto")
+    shapes = np.array(list(parallel_map(shape, rows.tolist(), workers)), dtype=np.int64).reshape(-1, 2)
+    sizes = shapes.prod(1) * form.channels
+    length = 16 + 24 * len(rows) + int(sizes.sum())
+    log.info("decoding %d images into a cache of %s", len(rows), _size(length))
+    memory = allocate(length)
+    content = memory.numpy()
+    content[:8] = np.frombuffer(FORMAT, dtype=np.uint8)
+    content[8:16].view(np.int64)[0] = len(rows)
+    store = PixelStore(memory, form.channels)
+    store.table[:] = np.column_stack([np.cumsum(sizes) - sizes, shapes])
+    for _ in tracked(parallel_map(decode_into, range(len(rows)), workers), "decoding", len(rows)):
+        pass
     return memory
 
 

@@ -1,7 +1,6 @@
 """The one LightningDataModule: a source, a split and a way to read images. What differs is the source."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, cast
@@ -20,6 +19,7 @@ from classifier.data.samples import Problem, Samples
 from classifier.data.split import Split, Splitting, grouped, read_split
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError, did_you_mean
+from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
 
@@ -314,14 +314,3 @@ class ClassificationDataModule(pl.LightningDataModule):
         if self.num_workers == "auto" and dataset.samples.store is not None and not on_gpu:
             workers = 0  # decoded images are copied faster than workers hand them over
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
-
-
-def worker_count(num_workers: int | str, processes: int = 1) -> int:
-    """Reading processes for each of `processes` on this machine: as given, or for `auto` a share of the cores."""
-    if isinstance(num_workers, int) and num_workers >= 0:
-        return num_workers
-    if num_workers != "auto":
-        raise UserError(f"data.num_workers={num_workers} must be a number or auto")
-    # affinity counts what a container or SLURM grants, but exists on Linux alone
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores // processes, 16)

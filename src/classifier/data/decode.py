@@ -9,10 +9,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from classifier.data.stored import Box, Picture, StoredImage, open_image
+from classifier.data.stored import Box, Picture, Region, StoredImage, open_image
+from classifier.data.upright import FLIPPED_X, FLIPPED_Y, TRANSPOSED
 from classifier.errors import UserError
 
-Region = tuple[float, float, float, float]
 Crop = Callable[[int, int], Region]
 """(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
 
@@ -23,7 +23,6 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 PADDING = 128  # what `pad` frames an image with
-TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations
 # torch is four times as fast as Pillow, and differs by rounding
 RESIZED_BY_TORCH = ("bilinear", "bicubic")
 
@@ -80,7 +79,7 @@ def cut_and_resize(
 ) -> torch.Tensor:
     """What `decode` does with an opened image. Where the crop leaves the box, the result is grey."""
     x1, y1, x2, y2 = box or (0, 0, image.width, image.height)
-    transposed, flip_x, flip_y = (image.orientation in turns for turns in (TRANSPOSED, (2, 3, 7, 8), (3, 4, 6, 7)))
+    transposed, flip_x, flip_y = (image.orientation in turns for turns in (TRANSPOSED, FLIPPED_X, FLIPPED_Y))
     # from here on in the directions of the stored image
     left, top, right, bottom = crop(y2 - y1, x2 - x1) if transposed else crop(x2 - x1, y2 - y1)
     height, width = size
@@ -147,20 +146,6 @@ def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolat
     flat = pixels if pixels.shape[2] == 3 else pixels[..., 0]
     image = Image.fromarray(flat).resize((width, height), INTERPOLATIONS[interpolation], box=region)
     return torch.from_numpy(np.array(image)).reshape(height, width, -1).permute(2, 0, 1)
-
-
-def upright_size(picture: Picture, box: Box | None) -> tuple[int, int]:
-    """Width and height, in pixels, of an image or its box as `decode` hands them to `crop`.
-
-    Raises:
-        ImageError: The file has no readable header.
-    """
-    try:
-        image = open_image(picture)
-    except Exception as error:
-        raise _unreadable(picture, error) from error
-    width, height = (image.width, image.height) if box is None else (box[2] - box[0], box[3] - box[1])
-    return (height, width) if image.orientation in TRANSPOSED else (width, height)
 
 
 def _unreadable(picture: Picture, error: Exception) -> ImageError:

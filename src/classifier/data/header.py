@@ -5,16 +5,13 @@ import zlib
 from io import FileIO
 from typing import NamedTuple
 
+from classifier.data.jpeg import END, PROGRESSIVE, SCAN, SEQUENTIAL, TABLES_AND_NOTES, TAIL
+
 HEAD = 4096  # bytes; holds the whole header of most files
-TAIL = 64  # cameras pad some files behind the end mark
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_END = b"IEND\xaeB`\x82"
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits, by colour type
 JPEG_START = b"\xff\xd8\xff"
-JPEG_END = b"\xff\xd9"
-FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-SCAN = 0xDA
-TABLES = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # Huffman, quantization, restarts; applications; comment
 
 
 class Header(NamedTuple):
@@ -32,7 +29,7 @@ def scan(file: FileIO, length: int) -> Header | None:
     """
     head = file.read(HEAD)
     if head.startswith(JPEG_START):
-        size, mark = _jpeg(file, head), JPEG_END
+        size, mark = _jpeg(file, head), END
     elif head.startswith(PNG_START):
         size, mark = _png(head), PNG_END
     else:
@@ -66,13 +63,13 @@ def _jpeg(file: FileIO, head: bytes) -> tuple[int, int] | None:
         fill, code, length = struct.unpack_from(">BBH", head, place)
         if fill != 0xFF or length < 2:
             return None
-        if code in FRAMES and size is None:
+        if code in (*SEQUENTIAL, PROGRESSIVE) and size is None:
             bits, height, width, components = struct.unpack_from(">BHHB", head, place + 4)
             if bits != 8 or components not in (1, 3, 4) or length != 8 + 3 * components:
                 return None
             size = (width, height)
         elif code == SCAN:
             return size
-        elif code not in TABLES:
+        elif code not in TABLES_AND_NOTES:
             return None
         place += 2 + length

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from classifier.data.arrays import CACHE_DIR, ArraySource
-from classifier.data.coco import CocoSource
 from classifier.data.datamodule import ClassificationDataModule, DataSettings
-from classifier.data.digits import DigitsSource
-from classifier.data.folder import FolderSource
-from classifier.data.stanford_dogs import URL, StanfordDogsSource
-from classifier.data.table import TableSource
-from classifier.data.torchvision_set import TorchvisionSource
-from classifier.data.voc import VocSource
+from classifier.data.sources.arrays import CACHE_DIR, ArraySource
+from classifier.data.sources.coco import CocoSource
+from classifier.data.sources.digits import DigitsSource
+from classifier.data.sources.folder import FolderSource
+from classifier.data.sources.stanford_dogs import URL, StanfordDogsSource
+from classifier.data.sources.table import TableSource
+from classifier.data.sources.torchvision_set import TorchvisionSource
+from classifier.data.sources.voc import VocSource
 
 
 class ImageFolderDataModule(ClassificationDataModule):

@@ -13,6 +13,10 @@ from classifier.data.jpeg import ORIENTATION_TAG, Box
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
+Region = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels."""
+
+
 class StoredImage(Protocol):
     """An image as it is stored, its pixels perhaps not decoded yet: a `PlainJpeg` or a `PillowImage`."""
 

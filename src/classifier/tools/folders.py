@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from classifier.data.folder import image_files
 from classifier.data.samples import SPLITS, Samples
+from classifier.data.sources.folder import image_files
 from classifier.data.split import Split
 from classifier.errors import UserError
 from classifier.evaluation.tables import write_table

@@ -14,14 +14,13 @@ from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.data import ClassificationDataModule
-from classifier.data.datamodule import worker_count
-from classifier.data.decode import Region
 from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
+from classifier.data.upright import upright_size
 from classifier.errors import UserError
+from classifier.parallel import tracked, worker_count
 from classifier.tools.data import open_data
 from classifier.tools.output import require_outside, whole_file
-from classifier.tools.progress import tracked
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +98,8 @@ class _Counted(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         row = int(self.rows[position])
-        size = (0, 0)
-
-        def region(width: int, height: int) -> Region:
-            nonlocal size
-            size = (width, height)
-            return self.read.region(width, height)
-
-        image = self.read(self.samples.image(row), self.samples.box(row), region)
+        picture, box = self.samples.image(row), self.samples.box(row)
+        image, size = self.read(picture, box), upright_size(picture, box)
         return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in image]), torch.tensor(size)
 
 

@@ -13,12 +13,12 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.config import plain
-from classifier.data.datamodule import worker_count
 from classifier.data.decode import image_problem
-from classifier.data.folder import EXTENSIONS, image_files
+from classifier.data.sources.folder import EXTENSIONS, image_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from classifier.evaluation.tables import label_columns, top_labels, write_table
+from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
 from classifier.training.trainer import make_trainer, with_usable_precision
 

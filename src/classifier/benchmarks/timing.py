@@ -1,0 +1,72 @@
+"""Ways of doing the same, timed by turns: a busy machine then slows all of them, and ratios hold."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a table.
+
+    Args:
+        ratio: Images per second, as a multiple of the reference's.
+        share_of_limit: The same of what is measured as the limit; None where nothing is.
+    """
+
+    case: str
+    name: str
+    images_per_second: float
+    ratio: float
+    share_of_limit: float | None = None
+
+
+def take_turns(candidates: Mapping[str, Callable[[int], int]], rounds: int) -> dict[str, list[float]]:
+    """Name -> seconds an image in each round.
+
+    Args:
+        candidates: Name -> what takes the number of the round and gives the number of images that it read.
+    """
+    for run in candidates.values():
+        run(0)  # what is done once only
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            count = run(number)
+            seconds[name].append((time.perf_counter() - start) / count)
+    return seconds
+
+
+def results(
+    case: str, seconds: Mapping[str, Sequence[float]], reference: str, limit: str | None = None
+) -> list[Result]:
+    """Medians over the rounds; ratios are taken within a round."""
+
+    def times_faster(name: str, than: str) -> float:
+        return statistics.median(other / own for own, other in zip(seconds[name], seconds[than], strict=True))
+
+    return [
+        Result(
+            case,
+            name,
+            images_per_second=1 / statistics.median(found),
+            ratio=times_faster(name, reference),
+            share_of_limit=times_faster(name, limit) if limit in seconds and limit is not None else None,
+        )
+        for name, found in seconds.items()
+    ]
+
+
+def table(title: str, lines: Sequence[Result]) -> Table:
+    """A table for the terminal."""
+    made = Table(title=title, title_justify="left")
+    for column in ("", "images/s", "x reference", "of full decode"):
+        made.add_column(column, justify="right" if column else "left")
+    for line in lines:
+        share = "" if line.share_of_limit is None else f"{line.share_of_limit:.0%}"
+        made.add_row(line.name, f"{line.images_per_second:.1f}", f"{line.ratio:.2f}", share)
+    return made

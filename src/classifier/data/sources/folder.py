@@ -1,0 +1,108 @@
+"""Images in class folders, the layout of torchvision's ImageFolder."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
+from classifier.data.sources.class_names import labels_of
+from classifier.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+class FolderSource:
+    """root/<class>/**/*.jpg; or root/{train,val,test}/<class>/**, where val and test may be absent.
+
+    Classes are in text order, as in torchvision. Which class a validation or test folder belongs to is decided by
+    its name alone: one that training lacks is an error, a missing one a warning.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Nothing to make: the folder is the user's."""
+
+    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
+        """List the files.
+
+        Args:
+            classes: The class names of a trained model, in its order; by default the training folders' names.
+
+        Raises:
+            UserError: No root, no class folders, a class folder without images, a class that `classes` lacks.
+        """
+        require_folder(self.root)
+        folders = _split_folders(self.root, classes) or {"": self.root}
+        if classes is None:
+            classes = self._class_names(folders.get("train", self.root))
+        paths: list[str] = []
+        labels: list[int] = []
+        splits: list[int] = []
+        for split, folder in folders.items():
+            names = [entry.name for entry in _subfolders(folder)]
+            labels_of(names, classes, f"{folder} has the class folder")
+            for label, name in enumerate(classes):
+                found = [path.relative_to(self.root).as_posix() for path in image_files(folder / name)]
+                if not found:
+                    self._report_empty(folder / name, split)
+                paths += found
+                labels += [label] * len(found)
+                splits += [SPLITS.index(split) if split else UNASSIGNED] * len(found)
+        return Samples.build(self.root, classes, paths, labels, splits=splits), []
+
+    def _class_names(self, folder: Path) -> list[str]:
+        names = [entry.name for entry in _subfolders(folder)]
+        if not names:
+            count = sum(1 for _ in image_files(folder))
+            raise UserError(
+                f"{folder} has no class folders ({count} images lie directly in it): "
+                f"put the images of each class into {folder}/<class>/, or name another folder with data.root=..."
+            )
+        return names
+
+    def _report_empty(self, folder: Path, split: str) -> None:
+        if folder.is_dir():
+            raise UserError(
+                f"the class folder {folder} holds no image ({', '.join(EXTENSIONS)}): add some, or remove the folder"
+            )
+        log.warning("%s: no folder for the class %r, so it goes without images", folder.parent, folder.name)
+
+
+def require_folder(root: Path) -> None:
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"the data folder {root} {what}: name yours with data.root=path/to/images")
+
+
+def _subfolders(folder: Path) -> list[os.DirEntry[str]]:
+    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _split_folders(root: Path, classes: Sequence[str] | None) -> dict[str, Path]:
+    """Split -> its folder where the root is laid out by split, else nothing."""
+    folders = {entry.name: Path(entry.path) for entry in _subfolders(root)}
+    found = {
+        split: folders[name]
+        for split, names in SPLIT_FOLDERS.items()
+        for name in names
+        if name in folders and _subfolders(folders[name])
+    }
+    # a class may be called "train": it then holds images, not folders. New test data may come without training data.
+    by_split = "train" in found or (classes is not None and not set(folders) & set(classes))
+    return found if by_split else {}
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The images below `folder`, in text order; hidden files and folders are passed over."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                yield Path(parent, name)

@@ -1,0 +1,62 @@
+"""Many items on all cores, with a progress bar."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from classifier.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 4  # items for each worker that wait for it, so that a million are not held at once
+
+
+def parallel_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """`function(item)` for each item, in their order; at the first error no further item is begun.
+
+    In threads: decoding, resizing and encoding an image all release Python's lock.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > AHEAD * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items, counted on a bar on stderr, so that stdout stays for results.
+
+    Where stderr is no terminal, one line at the end tells how many there were.
+    """
+    if total == 0:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def worker_count(num_workers: int | str, processes: int = 1) -> int:
+    """Reading processes for each of `processes` on this machine: as given, or for `auto` a share of the cores."""
+    if isinstance(num_workers, int) and num_workers >= 0:
+        return num_workers
+    if num_workers != "auto":
+        raise UserError(f"data.num_workers={num_workers} must be a number or auto")
+    # affinity counts what a container or SLURM grants, but exists on Linux alone
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores // processes, 16)
