@@ -16,6 +16,7 @@ from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
 from classifier.parallel import worker_count
 from classifier.tools.check.duplicate_remarks import duplicate_remarks, near_duplicate_remarks
+from classifier.tools.check.image_facts import facts_of
 from classifier.tools.check.image_remarks import Limits, image_remarks
 from classifier.tools.check.reading import read_all
 from classifier.tools.check.remarks import Kind
@@ -238,6 +239,16 @@ def test_boxes(tmp_path: Path) -> None:
     check(root, "data.image_size=32", "data.margin=0.2", "near_duplicates=false", data="annotation_crop")
     assert "box cut" not in found(root)
     assert "alike, other class" not in found(root)
+
+
+def test_a_file_is_read_beyond_its_boxes(tmp_path: Path) -> None:
+    path = save(photo(np.random.default_rng(6), (160, 120)), tmp_path / "x.jpg")
+    boxes = np.array([[0, 0, 40, 20]], np.int32)
+    assert facts_of(path, boxes).problem is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    problem = facts_of(path, boxes).problem
+    assert problem is not None
+    assert problem[0] == Kind.TRUNCATED
 
 
 class Pixels:

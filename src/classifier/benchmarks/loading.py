@@ -71,7 +71,7 @@ def loaders(root: Path, size: int, times: int) -> dict[str, "DataLoader[Any]"]:
     )  # fmt: skip
 
     def usual(transform: Any, workers: int, **settings: Any) -> "DataLoader[Any]":
-        dataset = ConcatDataset([ImageFolder(str(root), transform)] * times)
+        dataset: ConcatDataset[Any] = ConcatDataset([ImageFolder(str(root), transform)] * times)
         return DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, **settings)
 
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg")) * times

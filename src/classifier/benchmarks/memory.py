@@ -38,10 +38,10 @@ def _in_a_process(count: int) -> int:
 
 
 def _proportional_bytes(count: int) -> int:
-    paths = (
-        f"n{label:08d}-some_breed_of_dog/n{label:08d}_{row:07d}.jpg" for row in range(count) for label in [row % 999]
-    )
-    samples = Samples.build(Path("photos"), [str(label) for label in range(999)], list(paths), np.arange(count) % 999)
+    labels = np.arange(count) % 999
+    paths = [f"n{label:08d}-some_breed/n{label:08d}_{row:07d}.jpg" for row, label in enumerate(labels)]
+    samples = Samples.build(Path("photos"), [str(label) for label in range(999)], paths, labels)
+    del paths
     rows = Splitting(val_fraction=0.0, test_fraction=0.0).split(samples)["train"]
     sampler = EpochSampler(len(rows), 64, seed=0)
     loader = ResumableLoader(ImageDataset(samples, rows, _no_picture), sampler, num_workers=WORKERS)

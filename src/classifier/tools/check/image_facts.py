@@ -6,11 +6,10 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from classifier.data.check import cause_of
 from classifier.data.decode import Box, Picture, Region, decode
-from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.tools.check.remarks import Kind
 
 THUMBNAIL = 16  # pixels of a side
@@ -56,7 +55,9 @@ def facts_of(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
                 notes = {**_mode_notes(image, content), **_file_notes(image, picture)}
-            thumbnails = [_thumbnail(Image.open(BytesIO(content)), box) for box in _inside(boxes, width, height)]
+            whole = _thumbnail(Image.open(BytesIO(content)), None)  # to the end, whatever the boxes are
+            cut = _inside(boxes, width, height)
+            thumbnails = [whole if box is None else _thumbnail(Image.open(BytesIO(content)), box) for box in cut]
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
@@ -121,6 +122,7 @@ def _file_notes(image: Image.Image, path: Path) -> dict[Kind, str]:
         notes[Kind.EXTENSION] = f"{form} content"
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes[Kind.ANIMATED] = ""
-    if image.getexif().get(ORIENTATION_TAG, 1) in range(2, 9):
-        notes[Kind.ROTATED] = f"orientation {image.getexif()[ORIENTATION_TAG]}"
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in range(2, 9):
+        notes[Kind.ROTATED] = f"orientation {orientation}"
     return notes
