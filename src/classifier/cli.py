@@ -28,6 +28,7 @@ from classifier.errors import UserError, did_you_mean
 from classifier.overrides import argument, quoted, replace_arguments
 
 WRONG_INPUT = 2  # exit code
+STOPPED = 130  # as of a program that SIGINT ended
 HELP = {"--help", "-h"}
 OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
@@ -85,6 +86,9 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         if _is_bug(error):
             raise
         refusals.append(UserError(_explain(error, verb)))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(STOPPED)
     finally:
         restore_variable("HYDRA_FULL_ERROR", wanted)
     for refusal in refusals:

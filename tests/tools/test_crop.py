@@ -14,7 +14,7 @@ from classifier.data.sources.folder import image_files
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script
-from tests.verbs.command import start
+from tests.verbs.command import run, start
 
 
 class Store:
@@ -166,18 +166,18 @@ def test_other_settings_are_refused_or_redone(annotated: Path, tmp_path: Path) -
     assert "0 written, 60 were there" in script("crop", *boxes(annotated, "size=10"), cwd=tmp_path).out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("size=0",), "size=0 must be a whole number of at least 1"),
-        (("size=big",), "size=big must be a whole number of at least 1"),
-        (("quality=101",), "quality=101 must be a whole number from 1 to 100"),
-        (("format=jpeg",), "format=jpeg is unknown: did you mean jpg?"),
-        (("by_split=2",), "by_split=2 must be true or false"),
-    ],
-)
-def test_refusals(annotated: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert message in refusal("crop", *boxes(annotated, *arguments), cwd=tmp_path)
+def test_stopped_by_ctrl_c(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("classifier.tools.crop.decode", stop)
+    result = run("crop", *boxes(annotated), cwd=tmp_path, folder="scripts")
+    assert (result.code, result.err.splitlines()[-1]) == (130, "stopped")
+
+
+def test_a_size_that_is_none(annotated: Path, tmp_path: Path) -> None:
+    message = refusal("crop", *boxes(annotated, "size=big"), cwd=tmp_path)
+    assert message == "size=big must be a whole number of at least 1"
 
 
 def test_nothing_is_written_into_the_data(annotated: Path, tmp_path: Path) -> None:

@@ -142,7 +142,6 @@ def test_boxes_are_for_crop(annotated: Path, tmp_path: Path) -> None:
         (("output=.",), "output=. contains the data folder photos: name a folder of its own"),
         (("output=file",), "output=file is a file and not a folder"),
         (("output=out", "mode=symlnk"), "mode=symlnk is unknown: did you mean symlink?"),
-        (("output=out", "overwrite=maybe"), "overwrite=maybe must be true or false"),
         ((), "output is not set: type output=..."),
         (("output=out", "mdoe=copy"), "there is no key mdoe: did you mean mode?"),
     ],
