@@ -43,3 +43,8 @@ def test_override_arrives_as_it_was(value: str, monkeypatch: pytest.MonkeyPatch)
 def test_argument(typed: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["eval.py", typed])
     assert overrides.argument("ckpt_path") == value
+
+
+def test_paths_are_quoted_where_they_are_typed() -> None:
+    typed = ["data.table=a b=1.csv", "data.root={x}", "data.images={train: a, val: b}", "data.image_sets=null"]
+    assert overrides.quoted(typed) == ["data.table='a b=1.csv'", "data.root='{x}'", typed[2], typed[3]]

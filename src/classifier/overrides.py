@@ -9,6 +9,7 @@ from classifier.errors import UserError
 PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "json",
              "data.root", "data.table", "data.images", "data.annotations", "data.image_sets", "data.split_file",
              "data.weights_file", "data.cache_dir", "model.weights", "model.checkpoint_path")  # fmt: skip
+BY_PART = ("data.annotations", "data.images")  # {train: PATH, val: PATH} too
 GROUP_OFF = r"(experiment|debug|scheduler)=null"
 
 
@@ -41,7 +42,8 @@ def quoted(arguments: list[str]) -> list[str]:
         key, equals, value = text.partition("=")
         if equals and value == "" and key in PATH_KEYS:
             raise UserError(f"{key}= is empty: name a path, without blanks around =")
-        plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[{$"
+        plain = key.lstrip("+") not in PATH_KEYS or value in ("", "null", "???") or value[0] in "'\"[$"
+        plain = plain or (key in BY_PART and value[0] == "{")
         result.append(text if not equals or plain else override(key, value))
     return result
 

@@ -187,18 +187,52 @@ def rendered(root: Path) -> None:
             photo(root / "rendered-sst2" / part / ("negative", "positive")[label] / f"{row}.png", label)
 
 
+def clevr(root: Path) -> None:
+    """Objects are counted, and those of the test part are not told."""
+    folder = root / "clevr/CLEVR_v1.0"
+    for part, count in (("train", 12), ("val", 6), ("test", 6)):
+        scenes = []
+        for row, label in enumerate(turns(count)):
+            photo(folder / "images" / part / f"{row:02d}.png", label)
+            scenes.append({"image_filename": f"{row:02d}.png", "objects": [None] * int(label + 9)})
+        write(folder / f"scenes/CLEVR_{part}_scenes.json", json.dumps({"scenes": scenes}))
+
+
+def fer(root: Path) -> None:
+    for part, count in (("train", 18), ("test", 6)):
+        lines = [
+            f"{label}," * (part == "train") + " ".join(map(str, pixels.ravel()))
+            for label, pixels in zip(turns(count), grey(count, 48), strict=True)
+        ]
+        header = "emotion,pixels" if part == "train" else "pixels"
+        write(root / f"fer2013/{part}.csv", "\n".join([header, *lines]))
+
+
+def lfw(root: Path) -> None:
+    folder = root / "lfw-py"
+    for label, name in enumerate(CLASSES):
+        for number in range(1, 9):
+            photo(folder / "lfw_funneled" / name / f"{name}_{number:04d}.jpg", label)
+    write(folder / "lfw-names.txt", "".join(f"{name}\t8\n" for name in CLASSES))
+    write(folder / "people.txt", "2\n1\nred\t8\n2\ngreen\t8\nblue\t8\n")
+    write(folder / "lfw-funneled.tgz", "")
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "CIFAR10": cifar10,
+    "CLEVRClassification": clevr,
     "Caltech101": caltech101,
     "Caltech256": caltech256,
     "DTD": dtd,
     "EMNIST": emnist,
     "EuroSAT": eurosat,
+    "FER2013": fer,
     "FashionMNIST": mnist,
     "Flowers102": flowers,
     "Food101": food,
     "GTSRB": gtsrb,
     "INaturalist": inaturalist,
+    "LFWPeople": lfw,
     "Omniglot": omniglot,
     "OxfordIIITPet": pets,
     "QMNIST": qmnist,
