@@ -1,4 +1,4 @@
-"""The README's commands and snippets, as they stand there."""
+"""The commands and snippets of the README and of docs/, as they stand there."""
 
 import os
 import re
@@ -13,10 +13,20 @@ from tests import generate
 from tests.verbs.command import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line.split("  #")[0].strip() for language, text in BLOCKS if language == "bash" for line in text.splitlines()
-]
+PAGES = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of the fenced blocks."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    texts = [text for language, text in blocks(page) if language == "bash"]
+    return [line.split("  #")[0].strip() for text in texts for line in text.splitlines()]
+
+
+BLOCKS, COMMANDS = blocks(README), commands(README)
 # what makes a training short, and spares it the hub, that the machine of the tests may lack
 SHORT = {
     "experiment=": ["trainer=cpu", "trainer.max_epochs=1", "data.image_size=96", "data.batch_size=4",
@@ -39,11 +49,18 @@ def shortened(command: str) -> list[str]:
 def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's files, with the data that the README speaks of and the files that it says to write."""
     root = tmp_path_factory.mktemp("readme") / "template"
-    for name in ("src", "configs"):
+    for name in ("src", "configs", "scripts"):
         generate.copy(REPOSITORY / name, root / name)
     generate.copy(folder, root / "my_photos")
     generate.copy(annotated, root / "my_boxes")
     generate.copy(dogs, root / "data" / "stanford_dogs")
+    lines = [f"{path.relative_to(root / 'my_photos')},{path.parent.name}" for path in root.glob("my_photos/*/*.jpg")]
+    (root / "my_photos" / "train_df.csv").write_text("\n".join(["file_name,label", *lines]))
+    names = [path.name for path in (root / "my_boxes" / "images").iterdir()]
+    lines = [f"{name},{name.split('_')[0]},2,2,40,40" for name in names]
+    (root / "my_boxes" / "images" / "boxes.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
+    generate.coco(root / "my_coco")
+    generate.arrays(root / "my_arrays.npz")
     for language, text in BLOCKS:
         path = re.search(r"^# ((?:src|configs)/\S+)$", text, re.MULTILINE)
         if language in ("yaml", "python") and path:
@@ -64,7 +81,7 @@ def do(words: list[str], cwd: Path) -> None:
     if any(added in word for word in words for added in ("birds", "by_name")):
         execute(words, cwd)
         return
-    result = run(Path(words[1]).stem, *words[2:], cwd=cwd)
+    result = run(Path(words[1]).stem, *words[2:], cwd=cwd, folder=Path(words[1]).parent.name)
     assert result.code == 0, f"{' '.join(words)}\n{result.out}{result.err}"
 
 
@@ -96,6 +113,14 @@ def test_commands(clone: Path) -> None:
                 # the latest run is then one on photographs of the same classes
                 do(shortened("python src/train.py experiment=folder_cnn data.root=my_photos"), clone)
             do(shortened(command), clone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_docs(clone: Path, page: str) -> None:
+    for command in commands(PAGES[page]):
+        assert command.startswith(("python src/", "python scripts/")), command
+        do(shortened(command), clone)
 
 
 @pytest.mark.slow

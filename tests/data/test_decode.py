@@ -7,8 +7,8 @@ from PIL import Image, ImageOps
 
 from classifier.data import jpeg
 from classifier.data.decode import INTERPOLATIONS, Box, Region, decode
-from classifier.data.decode import ImageError as DecodeError
 from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.stored import ImageError as DecodeError
 from tests.generate import picture, save
 
 

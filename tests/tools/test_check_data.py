@@ -261,8 +261,8 @@ class Pixels:
 
 def test_images_out_of_a_store(tmp_path: Path) -> None:
     random = np.random.default_rng(4)
-    images = [np.array(photo(random, (48, 40))) for _ in range(6)]
-    images += [images[0].copy(), images[1] // 2 + 20, images[2][:5], images[3].mean(2).astype(np.uint8)]
+    images = [np.array(photo(random, (96, 80))) for _ in range(6)]
+    images += [images[0].copy(), images[1] // 2 + 20, images[2][:5], np.array(Image.fromarray(images[3]).convert("L"))]
     names = [str(number) for number in range(len(images))]
     samples = Samples.build(tmp_path / "x.npz", ["a", "b"], names, [0] * 6 + [1] * 4, store=Pixels(images))
     reading, parts = read_all(samples), np.zeros(len(names), np.int8)

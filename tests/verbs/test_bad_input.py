@@ -105,7 +105,7 @@ def test_data(damage: Callable[[Path], None], said: list[str], cwd: Path) -> Non
         ("experiment=dogs_resnt", "did you mean dogs_resnet"),
         ("data.bach_size=8", "did you mean data.batch_size"),
         ("optimiser=sgd", "did you mean optimizer"),
-        ("optimizer=adam", "did you mean adamw"),
+        ("optimizer=adamm", "did you mean adam"),
         ("optimizer._target_=torch.optim.Adem", "did you mean Adam"),
         ("--experiment folder_cnn", "there is no option --experiment: overrides go without dashes, experiment=VALUE"),
         ("data.root=", "data.root= is empty"),

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from classifier.data.stored import Box, Picture, Region, StoredImage, open_image
+from classifier.data.stored import Box, Picture, Region, StoredImage, open_image, unreadable
 from classifier.data.upright import FLIPPED_X, FLIPPED_Y, TRANSPOSED
-from classifier.errors import UserError
 
 Crop = Callable[[int, int], Region]
 """(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
@@ -25,10 +23,6 @@ INTERPOLATIONS = {
 PADDING = 128  # what `pad` frames an image with
 # torch is four times as fast as Pillow, and differs by rounding
 RESIZED_BY_TORCH = ("bilinear", "bicubic")
-
-
-class ImageError(UserError):
-    """A file that cannot be decoded; the message names it."""
 
 
 def decode(
@@ -65,7 +59,7 @@ def decode(
         return cut_and_resize(open_image(picture), box, crop, size, interpolation, channels, exact)
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets on damaged bytes: OSError, SyntaxError, ValueError, ...
-        raise _unreadable(picture, error) from error
+        raise unreadable(picture, error) from error
 
 
 def cut_and_resize(
@@ -146,18 +140,3 @@ def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolat
     flat = pixels if pixels.shape[2] == 3 else pixels[..., 0]
     image = Image.fromarray(flat).resize((width, height), INTERPOLATIONS[interpolation], box=region)
     return torch.from_numpy(np.array(image)).reshape(height, width, -1).permute(2, 0, 1)
-
-
-def _unreadable(picture: Picture, error: Exception) -> ImageError:
-    name = picture if isinstance(picture, Path) else f"of the type {type(picture).__name__}"
-    return ImageError(
-        f"cannot read the image {name} ({image_problem(error)}): "
-        "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
-    )
-
-
-def image_problem(error: BaseException) -> str:
-    """What is wrong with a file that Pillow could not read, without Pillow's internals."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of a format that Pillow does not read"
-    return str(error) or type(error).__name__

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from classifier.data import jpeg
 from classifier.data.jpeg import ORIENTATION_TAG, Box
+from classifier.errors import UserError
 
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
@@ -100,3 +101,23 @@ def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
         image = Image.alpha_composite(opaque, rgba)
     mode = "RGB" if channels == 3 else "L"
     return image if image.mode == mode else image.convert(mode)
+
+
+class ImageError(UserError):
+    """A file that cannot be decoded; the message names it."""
+
+
+def unreadable(picture: Picture, error: Exception) -> ImageError:
+    """The error to raise for what cannot be opened or decoded."""
+    name = picture if isinstance(picture, Path) else f"of the type {type(picture).__name__}"
+    return ImageError(
+        f"cannot read the image {name} ({image_problem(error)}): "
+        "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
+    )
+
+
+def image_problem(error: BaseException) -> str:
+    """What is wrong with a file that Pillow could not read, without Pillow's internals."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a format that Pillow does not read"
+    return str(error) or type(error).__name__

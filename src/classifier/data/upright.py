@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from classifier.data.stored import Box, Picture, Region
+from classifier.data.stored import Box, Picture, Region, unreadable
 
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 FLIPPED_X = (2, 3, 7, 8)  # of the stored image, before the exchange
@@ -41,8 +41,11 @@ def _header(picture: Picture) -> tuple[int, int, int]:
     if isinstance(picture, np.ndarray):
         return picture.shape[1], picture.shape[0], 1
     if isinstance(picture, Path):
-        with Image.open(picture) as image:
-            return _header(image)
+        try:
+            with Image.open(picture) as image:
+                return _header(image)
+        except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
+            raise unreadable(picture, error) from error
     # Pillow turns TIFFs itself, and gives their size as turned
     turned = 1 if picture.format == "TIFF" else picture.getexif().get(ExifTags.Base.Orientation, 1)
     return picture.width, picture.height, turned

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.config import plain
-from classifier.data.decode import image_problem
 from classifier.data.sources.folder import EXTENSIONS, image_files
+from classifier.data.stored import image_problem
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from classifier.evaluation.tables import label_columns, top_labels, write_table
