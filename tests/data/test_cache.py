@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from classifier.data import ImageFolderDataModule
-from classifier.data.cache import PixelStore, Shrunk, cached
+from classifier.data.cache import Cache, Shrunk
 from classifier.data.decode import decode
 from classifier.data.modules import AnnotationCropDataModule
+from classifier.data.pixels import PixelStore
 from classifier.errors import UserError
 from tests import generate
 
@@ -168,8 +169,7 @@ def test_too_little_space_is_said_before(folder: Path, tmp_path: Path, monkeypat
 def test_a_spawned_worker_gets_no_copy(folder: Path, tmp_path: Path, cache: str) -> None:
     module = ready(folder, tmp_path)
     rows = module.split["train"]
-    form = Shrunk(16, "bilinear", 3)
-    store = cached(module.samples, rows, form, cache, tmp_path).store
+    store = Cache(cache, 16, tmp_path).for_training(module.samples, rows, module.preprocessing).store
     assert isinstance(store, PixelStore)
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()

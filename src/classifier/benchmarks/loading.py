@@ -17,7 +17,7 @@ from torchvision.transforms import Compose, PILToTensor, RandomResizedCrop
 from classifier.benchmarks.decoding import RATIO, SCALE
 from classifier.benchmarks.photos import make_photos
 from classifier.benchmarks.timing import Result, results, table, take_turns
-from classifier.data.cache import Shrunk, cached
+from classifier.data.cache import Cache
 from classifier.data.dataset import ImageDataset
 from classifier.data.loader import EpochSampler, ResumableLoader
 from classifier.data.samples import Samples
@@ -79,14 +79,13 @@ def loaders(root: Path, size: int, times: int) -> dict[str, "DataLoader[Any]"]:
     rows = np.arange(len(samples))
     preprocessing = Preprocessing((size, size))
     augmentation = Augmentation(preprocessing, {"scale": SCALE, "ratio": RATIO})
-    form = Shrunk(round(size * 8 / 7), preprocessing.interpolation, preprocessing.channels)
 
     def ours(table: Samples, workers: int) -> "DataLoader[Any]":
         dataset = ImageDataset(table, rows, augmentation)
         sampler = EpochSampler(len(rows), BATCH, seed=0)
         return ResumableLoader(dataset, sampler, num_workers=workers, persistent_workers=workers > 0)
 
-    in_cache = cached(samples, rows, form, "disk", root.parent)
+    in_cache = Cache("disk", round(size * 8 / 7), root.parent).for_training(samples, rows, preprocessing)
     return {
         REFERENCE: usual(torchvision_v1, WORKERS),
         f"timm, {WORKERS} workers": usual(timm_v1, WORKERS, collate_fn=fast_collate),

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,60 +11,18 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from classifier.data.balance import require_sampler, training_weights
-from classifier.data.cache import CACHES, Form, Shrunk, cached, stored_pixels
+from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset, Item, collate
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Problem, Samples
+from classifier.data.sources import Source
 from classifier.data.split import Split, Splitting, grouped, read_split
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError, did_you_mean
 from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """Where samples come from. To add one, write these two methods and a data module that passes it on."""
-
-    root: Path
-
-    def prepare(self) -> None:
-        """Make or fetch what is missing; called once a machine, before `read`."""
-
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
-        """All samples, with labels for the given class names or, without them, for the data's own."""
-
-
-class DataSettings(TypedDict, total=False):
-    """What every data module takes beside its source; see `ClassificationDataModule`."""
-
-    image_size: int | Sequence[int]
-    batch_size: int
-    num_workers: int | str
-    channels: int
-    resize: str
-    crop_pct: float
-    interpolation: str
-    augment: Mapping[str, Any] | None
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    split_file: str | None
-    fold: int | None
-    num_folds: int
-    limit_per_class: int | None
-    group_pattern: str | None
-    on_error: str
-    check: str
-    cache: str
-    cache_size: int | None
-    cache_dir: str
-    sampler: str
-    weights_file: str | None
-    drop_last: bool
-    seed: int
-    classes: Sequence[str] | None
 
 
 class ClassificationDataModule(pl.LightningDataModule):
@@ -140,10 +98,6 @@ class ClassificationDataModule(pl.LightningDataModule):
         height, width = sides
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
-        if cache not in CACHES:
-            raise UserError(f"data.cache={cache} is unknown: {did_you_mean(cache, CACHES)}")
-        if cache_size is not None and cache_size < 1:
-            raise UserError(f"data.cache_size={cache_size} must be at least 1, or null")
         require_sampler(sampler, weights_file)
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
@@ -157,9 +111,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.on_error = on_error
         self.check = check
         self.group_pattern = group_pattern
-        self.cache = cache
-        self.cache_size = cache_size or round(min(sides) * 8 / 7)
         self.cache_dir = Path(cache_dir)
+        short_side = round(min(sides) * 8 / 7) if cache_size is None else cache_size
+        self.cache = Cache(cache, short_side, self.cache_dir)
         self.sampler = sampler
         self.weights_file = weights_file
         self.drop_last = drop_last
@@ -169,7 +123,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.skipped: list[Problem] = []
         self._train_loader: ResumableLoader | None = None
         self._train_position: dict[str, int] | None = None
-        self._in_cache: dict[str, Samples] = {}
+        self._cached: dict[str, Samples] = {}
         self.samples: Samples
         self.split: Split = {}
 
@@ -226,7 +180,8 @@ class ClassificationDataModule(pl.LightningDataModule):
                 f"batch size {self.batch_size}{processes} is larger than the {len(rows)} training images: "
                 f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
             )
-        dataset = ImageDataset(self._cached("train"), rows, self.augmentation, self.seed)
+        samples = self._in_cache("train") if self._caches else self.samples
+        dataset = ImageDataset(samples, rows, self.augmentation, self.seed)
         sampler = EpochSampler(
             len(rows),
             self.batch_size,
@@ -268,13 +223,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if len(rows) < world_size:
             raise UserError(f"{split} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
-        # a part that is read once needs no cache
-        in_cache = split == "val" and self.cache != "none" and self.samples.store is None
-        dataset = (
-            ImageDataset(self._cached("val"), rows, stored_pixels)
-            if in_cache
-            else ImageDataset(self.samples, rows, self.preprocessing)
-        )
+        dataset = ImageDataset(self.samples, rows, self.preprocessing)
+        if split == "val" and self._caches:  # other parts are read once
+            dataset = ImageDataset(self._in_cache("val"), rows, stored_pixels)
         return DataLoader(
             dataset,
             collate_fn=collate,
@@ -292,17 +243,21 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.source.root} has no {split} part: use split=..., {did_you_mean(split, known)}")
         return self.split[split]
 
-    def _cached(self, part: str) -> Samples:
-        """The samples, with the images of `part` in the cache where one is asked for."""
-        if self.cache == "none":
-            return self.samples
-        if part not in self._in_cache:
-            rows, form = self.split[part], cast(Form, self.preprocessing)
-            if part == "train":
-                rows = np.sort(np.concatenate(list(self.split.values()))) if self.splitting.fold is not None else rows
-                form = Shrunk(self.cache_size, self.preprocessing.interpolation, self.preprocessing.channels)
-            self._in_cache[part] = cached(self.samples, rows, form, self.cache, self.cache_dir)
-        return self._in_cache[part]
+    @property
+    def _caches(self) -> bool:
+        """Whether there is something to keep: the images of a store are decoded already."""
+        return self.cache.where != "none" and self.samples.store is None
+
+    def _in_cache(self, part: str) -> Samples:
+        """The samples, with the images of `part` in the cache."""
+        if part not in self._cached:
+            if part == "val":
+                self._cached[part] = self.cache.for_evaluation(self.samples, self.split["val"], self.preprocessing)
+            else:  # folds share one
+                parts = list(self.split.values()) if self.splitting.fold is not None else [self.split["train"]]
+                rows = np.sort(np.concatenate(parts))
+                self._cached[part] = self.cache.for_training(self.samples, rows, self.preprocessing)
+        return self._cached[part]
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process, and number of processes."""

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from classifier.data.datamodule import ClassificationDataModule, DataSettings
+from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.settings import DataSettings
 from classifier.data.sources.arrays import CACHE_DIR, ArraySource
 from classifier.data.sources.coco import CocoSource
 from classifier.data.sources.digits import DigitsSource
