@@ -26,7 +26,7 @@ def commands(page: str) -> list[str]:
     return [line.split("  #")[0].strip() for text in texts for line in text.splitlines()]
 
 
-BLOCKS, COMMANDS = blocks(README), commands(README)
+COMMANDS = commands(README)
 # what makes a training short, and spares it the hub, that the machine of the tests may lack
 SHORT = {
     "experiment=": ["trainer=cpu", "trainer.max_epochs=1", "data.image_size=96", "data.batch_size=4",
@@ -61,7 +61,7 @@ def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.Te
     (root / "my_boxes" / "images" / "boxes.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
     generate.coco(root / "my_coco")
     generate.arrays(root / "my_arrays.npz")
-    for language, text in BLOCKS:
+    for language, text in [block for page in (README, *PAGES.values()) for block in blocks(page)]:
         path = re.search(r"^# ((?:src|configs)/\S+)$", text, re.MULTILINE)
         if language in ("yaml", "python") and path:
             (root / path[1]).write_text(text)
@@ -78,7 +78,7 @@ def execute(words: list[str], cwd: Path) -> str:
 
 def do(words: list[str], cwd: Path) -> None:
     """Run an entry point: the clone's own where the command needs what the README added, else, faster, in here."""
-    if any(added in word for word in words for added in ("birds", "by_name")):
+    if any(added in word for word in words for added in ("birds", "by_name", "linear")):
         execute(words, cwd)
         return
     result = run(Path(words[1]).stem, *words[2:], cwd=cwd, folder=Path(words[1]).parent.name)
@@ -91,7 +91,7 @@ def test_it_is_short() -> None:
 
 def test_the_commands_are_found() -> None:
     assert len(COMMANDS) > 12
-    assert all(command.startswith(("make ", "python src/", "tensorboard ")) for command in COMMANDS)
+    assert all(command.startswith(("make ", "python src/", "python scripts/", "tensorboard ")) for command in COMMANDS)
 
 
 def test_make_targets_exist() -> None:
@@ -126,7 +126,7 @@ def test_commands_of_the_docs(clone: Path, page: str) -> None:
 @pytest.mark.slow
 def test_use_from_python(clone: Path) -> None:
     execute(shortened("python src/train.py experiment=folder_cnn data.root=my_photos run_dir=trained"), clone)
-    (snippet,) = [text for language, text in BLOCKS if language == "python" and "load_from_checkpoint" in text]
+    (snippet,) = [text for language, text in blocks(README) if language == "python" and "load_from_checkpoint" in text]
     work = clone / "elsewhere"
     work.mkdir()
     (clone / "trained" / "checkpoints" / "best.ckpt").rename(work / "best.ckpt")

@@ -104,6 +104,7 @@ def test_class_weights_have_a_mean_of_one_over_the_samples() -> None:
     labels = np.array([0] * 12 + [1] * 3 + [3])
     weights = balanced_class_weights(labels, 4)
     assert weights[2] == 0
+    assert {type(weight) for weight in weights} == {float}
     assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
     assert [weight * count for weight, count in zip(weights, (12, 3, 0, 1), strict=True)] == pytest.approx(
         [16 / 3, 16 / 3, 0, 16 / 3]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import generate
 from tests.verbs.command import QUICK, REPOSITORY, finish, metrics, runs, start
 
 RUN = (
@@ -59,3 +60,18 @@ def test_multirun_of_two_processes(folder: Path, tmp_path: Path) -> None:
     first, second = runs(tmp_path / "logs")
     assert (first.name, second.name) == ("0", "1")
     assert metrics(first)["train/loss"] != metrics(second)["train/loss"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """The same global batches, draws and class weights; sums in another order."""
+    for number, (name, count) in enumerate((("blue", 40), ("red", 8))):
+        generate.image_folder(tmp_path / "photos", [name], count, seed=100 * number)
+    same = ("model.drop_rate=0", "augment=none", "data.drop_last=true", "data.sampler=balanced", "data.root=photos",
+            "loss.class_weight=[0.5,2.0]", "loss.label_smoothing=0.1")  # fmt: skip
+    finish(start("train", *RUN, *same, "run_dir=two", cwd=tmp_path))
+    finish(start("train", *RUN, *same, "trainer=cpu", "data.batch_size=8", "run_dir=one", cwd=tmp_path))
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert one["global_step"] == two["global_step"]
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)

@@ -70,7 +70,12 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "limits",
-    [("trainer.limit_train_batches=4",), ("trainer.val_check_interval=3",), ("trainer.accumulate_grad_batches=2",)],
+    [
+        ("trainer.limit_train_batches=4",),
+        ("trainer.val_check_interval=3",),
+        ("trainer.accumulate_grad_batches=2",),
+        ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
+    ],
 )
 def test_same_bits_with_other_rhythms(limits: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """Shorter epochs, validations in between, several batches a step: stopped at every checkpoint there was."""

@@ -213,3 +213,29 @@ def test_annotation_crops_pay(tmp_path: Path) -> None:
     boxes, whole = (metrics(tmp_path / name)["test/acc"] for name in ("boxes", "whole"))
     assert boxes > 0.85
     assert boxes - whole > 0.4
+
+
+def test_cross_validation(folder: Path, tmp_path: Path) -> None:
+    """Each image is tested once; the folds share their training settings and nothing else."""
+    folds = ("-m", "data.fold=0,1,2", "data.num_folds=3")
+    assert run("train", *folds, *FOLDER, f"data.root={folder}", cwd=tmp_path).code == 0
+    tested: list[str] = []
+    for run_dir in runs(tmp_path / "logs"):
+        with (run_dir / "split.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 60
+        tested += [row["path"] for row in rows if row["split"] == "test"]
+        assert "test/acc" in metrics(run_dir)
+    assert len(tested) == len(set(tested)) == 60
+
+
+def test_balanced_class_weights_are_of_the_training_images(tmp_path: Path) -> None:
+    for number, (name, count) in enumerate((("blue", 40), ("red", 10))):
+        generate.image_folder(tmp_path / "photos", [name], count, seed=100 * number)
+    arguments = (*FOLDER, "data.root=photos", "data.test_fraction=0.2", "data.val_fraction=0", "monitor=train/loss",
+                 "mode=min", "run_dir=run", "loss.class_weight=balanced", "data.sampler=balanced")  # fmt: skip
+    result = run("train", *arguments, cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "rare classes are made up for twice" in result.out + result.err
+    model = ImageClassifier.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert model.hparams["loss"]["class_weight"] == [40 / (2 * 32), 40 / (2 * 8)]

@@ -49,6 +49,11 @@ def _proportional_bytes(count: int) -> int:
     for _ in range(min(BATCHES, len(loader))):
         next(batches)
     gc.collect()
+    return of_this_process_and_its_workers()
+
+
+def of_this_process_and_its_workers() -> int:
+    """Bytes, those that are shared counted once."""
     processes = [multiprocessing.current_process(), *multiprocessing.active_children()]
     return sum(_share_of_memory(process.pid) for process in processes)
 

@@ -73,5 +73,5 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> list[float]:
     A class without samples has weight 0: it never occurs.
     """
     counts = np.bincount(labels, minlength=num_classes)
-    occurring = np.count_nonzero(counts)
+    occurring = int(np.count_nonzero(counts))  # plain numbers, as checkpoints hold no others
     return [len(labels) / (occurring * count) if count else 0.0 for count in counts.tolist()]
