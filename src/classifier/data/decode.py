@@ -134,8 +134,8 @@ def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolat
         max(abs(region[1] - y1), abs(region[3] - y2)) * height / (region[3] - region[1]),
     )
     if interpolation in RESIZED_BY_TORCH and moved <= (0 if exact else 0.5) and x1 < x2 and y1 < y2:
-        # in this order of dimensions torch sees the channels_last layout, for which it is fast
-        part = torch.from_numpy(pixels[None, y1:y2, x1:x2]).permute(0, 3, 1, 2)
+        # copied out and in this order of dimensions torch sees the channels_last layout, for which it is fast
+        part = torch.from_numpy(np.ascontiguousarray(pixels[None, y1:y2, x1:x2])).permute(0, 3, 1, 2)
         return interpolate(part, size, mode=interpolation, antialias=True)[0]
     flat = pixels if pixels.shape[2] == 3 else pixels[..., 0]
     image = Image.fromarray(flat).resize((width, height), INTERPOLATIONS[interpolation], box=region)
