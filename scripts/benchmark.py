@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,21 +21,19 @@ from classifier.benchmarks import checking, decoding, loading, memory
 PARTS = ("decoding", "loading", "memory", "checking")
 
 
-def benchmark_data(arguments: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def benchmark_data(arguments: argparse.Namespace, folder: Path, console: Console) -> Iterator[tuple[str, Any]]:
+    """Name of a part and its results, one part at a time."""
     photos = (folder, arguments.images, arguments.large, arguments.rounds)
     if "decoding" in arguments.parts:
         lines = decoding.measure(*photos, only=arguments.only, console=console)
-        found["decoding"] = [asdict(line) for line in lines]
+        yield "decoding", [asdict(line) for line in lines]
     if "loading" in arguments.parts:
-        found["loading"] = [
-            asdict(line) for line in loading.measure(folder, arguments.images, arguments.rounds, console)
-        ]
+        lines = loading.measure(folder, arguments.images, arguments.rounds, console)
+        yield "loading", [asdict(line) for line in lines]
     if "memory" in arguments.parts:
-        found["memory"] = memory.measure(arguments.samples, console)
+        yield "memory", memory.measure(arguments.samples, console)
     if "checking" in arguments.parts:
-        found["checking"] = checking.measure(folder, arguments.images, arguments.rounds, console)
-    return found
+        yield "checking", checking.measure(folder, arguments.images, arguments.rounds, console)
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -55,12 +53,13 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> None:
     arguments = parse_arguments(words)
+    versions = {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")}
+    report: dict[str, Any] = {"versions": versions, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as temporary:
-        found = benchmark_data(arguments, arguments.folder or Path(temporary), Console())
-    if arguments.json:
-        versions = {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")}
-        report = {"versions": versions, "threads": torch.get_num_threads(), **found}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        for name, found in benchmark_data(arguments, arguments.folder or Path(temporary), Console()):
+            report[name] = found
+            if arguments.json:
+                arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

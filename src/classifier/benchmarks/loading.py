@@ -1,6 +1,6 @@
 """Files, or a cache of them, to shuffled batches: loaders with and without workers."""
 
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def measure(folder: Path, count: int, rounds: int, console: Console) -> list[Res
     """Epochs over photos of 500x375 as random crops of 224 and of 64 pixels.
 
     Args:
-        folder: Where the photos are made, and the cache.
+        folder: Where the photos are made.
         count: Number of photos; an epoch goes over them several times.
     """
     root = make_photos(folder, count)[0].path.parents[1]
@@ -41,12 +41,12 @@ def measure(folder: Path, count: int, rounds: int, console: Console) -> list[Res
     torch.set_num_threads(1)
     found: list[Result] = []
     for size in (224, 64):
-        runs = {name: epochs(loader) for name, loader in loaders(root, size, -(-LEAST // count)).items()}
-        case = f"epochs at {size}"
-        lines = results(case, take_turns(runs, rounds), REFERENCE)
+        with tempfile.TemporaryDirectory() as cache:
+            ways = loaders(root, size, -(-LEAST // count), Path(cache))
+            case = f"epochs at {size}"
+            lines = results(case, take_turns({name: epochs(way) for name, way in ways.items()}, rounds), REFERENCE)
         console.print(table(f"{case}: {count} JPEGs of 500x375, {rounds} rounds", lines))
         found += lines
-    shutil.rmtree(folder / "pixels")
     torch.set_num_threads(threads)
     return found
 
@@ -62,7 +62,7 @@ def epochs(loader: "DataLoader[Any]") -> Callable[[int], int]:
     return run
 
 
-def loaders(root: Path, size: int, times: int) -> dict[str, "DataLoader[Any]"]:
+def loaders(root: Path, size: int, times: int, cache_dir: Path) -> dict[str, "DataLoader[Any]"]:
     """Name -> loader that gives random crops of `size` of all photos below `root`, each `times` an epoch."""
     torchvision_v1 = Compose([RandomResizedCrop(size, SCALE, RATIO), PILToTensor()])
     timm_v1 = create_transform(
@@ -85,7 +85,7 @@ def loaders(root: Path, size: int, times: int) -> dict[str, "DataLoader[Any]"]:
         sampler = EpochSampler(len(rows), BATCH, seed=0)
         return ResumableLoader(dataset, sampler, num_workers=workers, persistent_workers=workers > 0)
 
-    in_cache = Cache("disk", round(size * 8 / 7), root.parent).for_training(samples, rows, preprocessing)
+    in_cache = Cache("disk", round(size * 8 / 7), cache_dir).for_training(samples, rows, preprocessing)
     return {
         REFERENCE: usual(torchvision_v1, WORKERS),
         f"timm, {WORKERS} workers": usual(timm_v1, WORKERS, collate_fn=fast_collate),

@@ -182,6 +182,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             )
         samples = self._in_cache("train") if self._caches else self.samples
         dataset = ImageDataset(samples, rows, self.augmentation, self.seed)
+        weights = training_weights(self.samples, rows, self.sampler, self.weights_file)
         sampler = EpochSampler(
             len(rows),
             self.batch_size,
@@ -189,8 +190,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
-            weights=training_weights(self.samples, rows, self.sampler, self.weights_file),
-            labels=self.samples.labels[rows],
+            weights=weights,
+            labels=None if weights is None else self.samples.labels[rows],
         )
         self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
         if self._train_position is not None:

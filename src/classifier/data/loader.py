@@ -43,7 +43,7 @@ class EpochSampler(Sampler[Key]):
         self.world_size = world_size
         self.length = length
         self.weights = weights
-        self.labels = np.zeros(length) if labels is None else labels
+        self.labels = labels
         remainder = length % (batch_size * world_size)
         if remainder and (drop_last or (remainder < 2 * world_size and batch_size > 1)):
             self.used = length - remainder
@@ -77,7 +77,8 @@ class EpochSampler(Sampler[Key]):
             return order, np.broadcast_to(np.int64(0), self.length)
         # Systematic resampling: marks at even distances on the line of all weights, laid end to end, class by class.
         # Each sample, and each class, meets floor or ceil of its expected number of marks.
-        order = order[np.argsort(self.labels[order], kind="stable")]
+        if self.labels is not None:
+            order = order[np.argsort(self.labels[order], kind="stable")]
         line = np.cumsum(self.weights[order])
         marks = (np.arange(self.length) + random.random()) * (line[-1] / self.length)
         places = np.minimum(np.searchsorted(line, marks, side="right"), self.length - 1)

@@ -15,7 +15,7 @@ class TrainingLoss(nn.Module):
     """Cross entropy of each image.
 
     A class weight multiplies the loss of its images. The sum of the weights is not divided by, as torch's own mean
-    does: several processes then have the gradients of one, whatever classes each of them meets.
+    does: several processes with batches of one size then have the gradients of one, whatever classes each meets.
 
     Args:
         classes: Names, in the order of the labels.
