@@ -1,15 +1,18 @@
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
+from classifier.config import plain
 from classifier.data.transforms import Augmentation, Preprocessing, random_region
 from classifier.errors import UserError
 from classifier.seeding import seed_place
 from tests.generate import picture, save
+from tests.verbs.command import REPOSITORY
 
 CROP = {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]}
 FLIP = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
@@ -190,3 +193,25 @@ def test_pad_turns_the_image_too(tmp_path: Path, orientation: int) -> None:
     wanted = Preprocessing((32, 32), "pad")(save(upright, tmp_path / "upright.png"))
     found = Preprocessing((32, 32), "pad")(tmp_path / "turned.png")
     assert (found.int() - wanted.int()).abs().max() <= 1
+
+
+AUGMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "augment").glob("[!_]*.yaml"))
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [(32, 32), (24, 40)])
+def test_every_option(name: str, channels: int, image_size: tuple[int, int], photo: Path) -> None:
+    """uint8 of the wanted size, drawn from the seed alone."""
+    size = f"data.image_size=[{image_size[0]},{image_size[1]}]"
+    with hydra.initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        config = plain(hydra.compose("train", [f"augment={name}", "~experiment", size]))["augment"]
+    augment = Augmentation(Preprocessing(image_size, channels=channels), **config)
+    seen = []
+    for draw in (0, 1, 2, 3, 4, 5, 0):
+        seed_place(0, draw)
+        seen.append(augment(photo))
+    assert all((image.dtype, tuple(image.shape)) == (torch.uint8, (channels, *image_size)) for image in seen)
+    assert torch.equal(seen[0], seen[-1])
+    different = len({image.contiguous().numpy().tobytes() for image in seen})
+    assert different == 1 if name == "none" else different > 1
