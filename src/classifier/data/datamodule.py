@@ -36,7 +36,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
         val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class: See `Splitting`.
-        split_file: A split.csv, of an earlier run or your own, to be used instead.
+        split_file: A split.csv, of an earlier run or your own, to be used instead; `limit_per_class` holds for it too.
         group_pattern: Regular expression, searched in each path: images for which it matches the same text (its first
             group, where it has one) stay on one side of the split, such as `patient_\\d+`.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
@@ -99,6 +99,11 @@ class ClassificationDataModule(pl.LightningDataModule):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
         require_sampler(sampler, weights_file)
+        if split_file is not None and fold is not None:
+            raise UserError(
+                f"data.fold={fold} and data.split_file={split_file} both say which images are held out: use "
+                "data.split_file=null, or data.fold=null"
+            )
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
         self.source = source
@@ -143,7 +148,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         """List, check and split the samples, once."""
         if self.split:
             return
-        samples, problems = self.source.read(self.given_classes)
+        samples, problems = self.read()
         found = len(samples) + len(problems)
         samples, unusable = check_images(samples, self.check, self.cache_dir)
         problems += unusable
@@ -158,13 +163,27 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(
                 f"{self.source.root} has one class only ({samples.classes[0]!r}): a classifier needs two at least"
             )
-        if self.group_pattern is not None:
-            samples = grouped(samples, self.group_pattern)
         self.samples = samples
+        self.split = self.divide(samples)
+
+    def read(self) -> tuple[Samples, list[Problem]]:
+        """All samples that the source lists, in the groups of `group_pattern`, and what it could not list.
+
+        Raises:
+            UserError: Wrong input.
+        """
+        samples, problems = self.source.read(self.given_classes)
+        return samples if self.group_pattern is None else grouped(samples, self.group_pattern), problems
+
+    def divide(self, samples: Samples) -> Split:
+        """The parts that training gives these samples, some or all of those that `read` lists.
+
+        Raises:
+            UserError: The split file does not fit them, or there are too few.
+        """
         if self.split_file is not None:
-            self.split = read_split(Path(self.split_file), samples)
-        else:
-            self.split = self.splitting.split(samples)
+            return self.splitting.limited(samples, read_split(Path(self.split_file), samples))
+        return self.splitting.split(samples)
 
     def train_dataloader(self) -> DataLoader[Item]:
         rows = self.split.get("train", np.arange(0))

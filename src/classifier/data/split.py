@@ -80,7 +80,11 @@ class Splitting:
             assigned[self._cut(samples, groups, pool, self.val_fraction, self.split_seed + 1)] = val
         assigned[assigned == UNASSIGNED] = train
         split = {name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS)}
-        return {name: self._limited(samples.labels, rows) for name, rows in split.items() if len(rows)}
+        return self.limited(samples, {name: rows for name, rows in split.items() if len(rows)})
+
+    def limited(self, samples: Samples, split: Split) -> Split:
+        """`split` with at most `limit_per_class` samples of each class in each part."""
+        return {name: self._some(samples.labels, rows) for name, rows in split.items()}
 
     def _fold(self, samples: Samples, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
         """Rows of the wanted fold of `pool`."""
@@ -120,7 +124,7 @@ class Splitting:
         taken: np.ndarray = pool[np.isin(pool_groups, chosen)]
         return taken
 
-    def _limited(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _some(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.limit_per_class is None:
             return rows
         random = np.random.default_rng((self.split_seed, 2))
