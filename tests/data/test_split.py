@@ -244,7 +244,17 @@ def test_groups_by_a_pattern_in_the_path(pattern: str) -> None:
     assert len(set(zip(found, wanted, strict=True))) == len(set(found)) == len(set(wanted))
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("dog", r"finds nothing in 0/000")])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", "no regular expression"),
+        ("dog", r"finds nothing in 0/000"),
+        ("", r"finds nothing in 0/000"),
+        ("x*", r"finds nothing in 0/000"),
+        (r"^(x*)\d", r"finds nothing in 0/000"),
+        (r"0/|(1)/", r"finds nothing in 0/000"),
+    ],
+)
 def test_a_pattern_that_does_not_fit(pattern: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"data\.group_pattern=.*{message}"):
         grouped(table((3, 3)), pattern)

@@ -150,9 +150,10 @@ def grouped(samples: Samples, pattern: str) -> Samples:
     for row in range(len(samples)):
         path = samples.relative_path(row)
         found = expression.search(path)
-        if found is None:
+        name = found and found[1 if expression.groups else 0]
+        if not name:  # an empty text would put all such images into one group
             raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
-        names.append(found[1] if expression.groups else found[0])
+        names.append(name)
     return replace(samples, groups=numbered(names))
 
 
