@@ -143,7 +143,14 @@ def test_without_training_images_no_batch_size_is_advised(tmp_path: Path) -> Non
         ("crop_pct", 2.0),
         ("image_size", 0),
         ("image_size", [8, 8, 8]),
+        ("image_size", "big"),
+        ("image_size", [8, 8.5]),
+        ("crop_pct", "all"),
+        ("crop_pct", float("nan")),
+        ("cache_size", 0),
+        ("cache_size", "big"),
         ("batch_size", 0),
+        ("batch_size", "all"),
         ("num_workers", "many"),
         ("num_workers", -1),
         ("val_fraction", -0.1),
@@ -152,7 +159,7 @@ def test_without_training_images_no_batch_size_is_advised(tmp_path: Path) -> Non
     ],
 )
 def test_a_bad_value_names_its_key(folder: Path, key: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"data\.{key}|nowhere\.csv"):
+    with pytest.raises(UserError, match=rf"data\.{key}=|nowhere\.csv"):
         ready(folder, **{key: value}).train_dataloader()
 
 

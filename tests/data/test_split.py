@@ -277,10 +277,22 @@ def test_a_limit_takes_from_every_class(limit: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fold": 5}, r"data\.fold=5 must be one of 0 to 4, as data\.num_folds=5"),
-        ({"fold": -1}, r"data\.fold=-1 must be one of 0 to 4"),
-        ({"num_folds": 1}, r"data\.num_folds=1 must be at least 2"),
+        ({"fold": 5}, r"data\.fold=5 must be a whole number from 0 to 4, as data\.num_folds=5"),
+        ({"fold": -1}, r"data\.fold=-1 must be a whole number from 0 to 4"),
+        ({"num_folds": 1}, r"data\.num_folds=1 must be a whole number of at least 2"),
         ({"limit_per_class": 0}, r"data\.limit_per_class=0"),
+        ({"split_seed": -1}, r"data\.split_seed=-1 must be a whole number from 0"),
+        ({"split_seed": 2**32 - 1}, r"data\.split_seed=4294967295 must be a whole number from 0 to 4294967294"),
+        *(
+            ({key: value}, rf"data\.{key}={value} must be a whole number")
+            for key in ("fold", "num_folds", "limit_per_class", "split_seed")
+            for value in ("many", 2.5, True)
+        ),
+        *(
+            ({key: value}, rf"data\.{key}={value} must be a number")
+            for key in ("val_fraction", "test_fraction")
+            for value in ("some", float("nan"), None)
+        ),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, r"data\.val_fraction=0\.6"),
     ],
 )
@@ -296,6 +308,18 @@ def test_more_folds_than_images_or_groups() -> None:
         Splitting(fold=0, num_folds=9).split(in_groups(5, 9))
     with pytest.raises(UserError, match=r"data\.num_folds=5 is more than any class has members"):
         Splitting(fold=0, num_folds=5).split(table((3, 3)))
+    with pytest.raises(UserError, match=r"more than any class has members: use data\.num_folds=3$"):
+        Splitting(fold=0, num_folds=4).split(table((3, 3)))
+    with pytest.raises(UserError, match=r"more than any class has members: use data\.fold=null$"):
+        Splitting(fold=0, num_folds=2).split(table((1, 1, 1)))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_groups_of_which_no_part_can_be_cut(part: str) -> None:
+    samples = Samples.build(ROOT, "abcd", list("wxyz"), range(4), groups=["one", "one", "two", "three"])
+    fractions = {"val_fraction": 0.0, "test_fraction": 0.0, f"{part}_fraction": 0.3}
+    with pytest.raises(UserError, match=rf"data\.{part}_fraction=0\.3 cannot .* use data\.{part}_fraction=0$"):
+        Splitting(**fractions).split(samples)  # type: ignore[arg-type]
 
 
 def test_the_division_is_the_same_on_every_machine() -> None:

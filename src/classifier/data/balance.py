@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from classifier.data.samples import Samples
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, require_choice
 
 SAMPLERS = ("shuffle", "balanced", "weighted")
 
 
 def require_sampler(sampler: str, weights_file: str | None) -> None:
     """Raise a UserError unless the two settings fit."""
-    if sampler not in SAMPLERS:
-        raise UserError(f"data.sampler={sampler} is unknown: {did_you_mean(sampler, SAMPLERS)}")
+    require_choice("data.sampler", sampler, SAMPLERS)
     if (sampler == "weighted") != (weights_file is not None):
         raise UserError(
             f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
@@ -43,7 +42,10 @@ def training_weights(samples: Samples, rows: np.ndarray, sampler: str, weights_f
         )
     weights = np.array([by_path[samples.relative_path(row)] for row in rows])
     if not weights.any():
-        raise UserError(f"{weights_file}: all weights of the training images are 0")
+        raise UserError(
+            f"all weights of the training images in {weights_file} are 0: raise some, or use data.sampler=shuffle "
+            "data.weights_file=null"
+        )
     return weights
 
 

@@ -19,7 +19,7 @@ from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
 from classifier.data.split import Split, Splitting, grouped, read_split
 from classifier.data.transforms import Augmentation, Preprocessing
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, did_you_mean, require_choice, require_whole
 from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
@@ -92,20 +92,18 @@ class ClassificationDataModule(pl.LightningDataModule):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = tuple(image_size) if isinstance(image_size, (list, tuple)) else (image_size, image_size)
         if len(sides) != 2:
             raise UserError(f"data.image_size={list(sides)} must be one number or [height, width]")
         height, width = sides
-        if on_error not in ("raise", "skip"):
-            raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
+        require_choice("data.on_error", on_error, ("raise", "skip"))
         require_sampler(sampler, weights_file)
         if split_file is not None and fold is not None:
             raise UserError(
                 f"data.fold={fold} and data.split_file={split_file} both say which images are held out: use "
                 "data.split_file=null, or data.fold=null"
             )
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        require_whole("data.batch_size", batch_size, 1)
         self.source = source
         self.preprocessing = Preprocessing((height, width), resize, crop_pct, interpolation, channels)
         self.augmentation = Augmentation(self.preprocessing, **(augment or {}))
@@ -117,6 +115,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.check = check
         self.group_pattern = group_pattern
         self.cache_dir = Path(cache_dir)
+        if cache_size is not None:
+            require_whole("data.cache_size", cache_size, 1, otherwise=", or null")
         short_side = round(min(sides) * 8 / 7) if cache_size is None else cache_size
         self.cache = Cache(cache, short_side, self.cache_dir)
         self.sampler = sampler
@@ -161,7 +161,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.source.root} has no usable sample: name another folder with data.root=...")
         if len(samples.classes) < 2:
             raise UserError(
-                f"{self.source.root} has one class only ({samples.classes[0]!r}): a classifier needs two at least"
+                f"{self.source.root} has one class only ({samples.classes[0]!r}), and a classifier needs two: name "
+                "another folder with data.root=..."
             )
         self.samples = samples
         self.split = self.divide(samples)

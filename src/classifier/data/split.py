@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from classifier.data.samples import SPLITS, UNASSIGNED, Samples, numbered
-from classifier.errors import UserError
+from classifier.errors import UserError, require_number, require_whole
 
 Split = dict[str, np.ndarray]
 """Name in `SPLITS` -> int64 rows of the Samples table, ascending. Absent where the data has no such part."""
@@ -42,19 +42,20 @@ class Splitting:
     limit_per_class: int | None = None
 
     def __post_init__(self) -> None:
+        require_number("data.val_fraction", self.val_fraction)
+        require_number("data.test_fraction", self.test_fraction)
         if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
             raise UserError(
                 f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} must not be "
                 "negative and must leave images to train on: their sum must be below 1"
             )
-        if self.num_folds < 2:
-            raise UserError(f"data.num_folds={self.num_folds} must be at least 2")
-        if self.fold is not None and not 0 <= self.fold < self.num_folds:
-            raise UserError(
-                f"data.fold={self.fold} must be one of 0 to {self.num_folds - 1}, as data.num_folds={self.num_folds}"
-            )
-        if self.limit_per_class is not None and self.limit_per_class < 1:
-            raise UserError(f"data.limit_per_class={self.limit_per_class} must be at least 1, or null for all")
+        require_whole("data.split_seed", self.split_seed, 0, 2**32 - 2)  # what scikit-learn takes, for two parts
+        require_whole("data.num_folds", self.num_folds, 2)
+        if self.fold is not None:
+            reason = f", as data.num_folds={self.num_folds}, or null"
+            require_whole("data.fold", self.fold, 0, self.num_folds - 1, reason)
+        if self.limit_per_class is not None:
+            require_whole("data.limit_per_class", self.limit_per_class, 1, otherwise=", or null for all")
 
     def split(self, samples: Samples) -> Split:
         """Divide `samples`.
@@ -74,10 +75,10 @@ class Splitting:
             prescribed |= {part}
         elif not prescribed:
             pool = np.arange(len(samples))
-            assigned[self._cut(samples, groups, pool, self.test_fraction, self.split_seed)] = test
+            assigned[self._cut(samples, groups, pool, "test")] = test
         if val not in prescribed:
             pool = np.flatnonzero(assigned == (train if train in prescribed else UNASSIGNED))
-            assigned[self._cut(samples, groups, pool, self.val_fraction, self.split_seed + 1)] = val
+            assigned[self._cut(samples, groups, pool, "val")] = val
         assigned[assigned == UNASSIGNED] = train
         split = {name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS)}
         return self.limited(samples, {name: rows for name, rows in split.items() if len(rows)})
@@ -96,6 +97,10 @@ class Splitting:
                 f"data.num_folds={self.num_folds} is more than the {len(units)} {what}: use data.num_folds="
                 f"{max(2, len(units))}"
             )
+        most = int(np.bincount(labels[first] if samples.groups is None else labels).max())
+        if most < self.num_folds:
+            hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
+            raise UserError(f"data.num_folds={self.num_folds} is more than any class has members: use {hint}")
         if samples.groups is None:  # a unit is an image, and has the class of its first box
             folds = _folds(StratifiedKFold, self.num_folds, self.split_seed, labels[first])
             chosen = units[folds[self.fold or 0]]
@@ -105,8 +110,10 @@ class Splitting:
         held_out: np.ndarray = pool[np.isin(pool_groups, chosen)]
         return held_out
 
-    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-        """Rows of `pool` that make up `fraction` of it, class by class."""
+    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, part: str) -> np.ndarray:
+        """Rows of `pool` for the `val` or `test` part, class by class."""
+        fraction = self.test_fraction if part == "test" else self.val_fraction
+        seed = self.split_seed if part == "test" else self.split_seed + 1
         if fraction <= 0 or len(pool) == 0:
             return pool[:0]
         pool_groups, labels = groups[pool], samples.labels[pool]
@@ -116,8 +123,14 @@ class Splitting:
         elif len(units) == 1:
             return pool[:0]
         else:
+            most = int(np.bincount(labels).max())
+            if most < 2:
+                raise UserError(
+                    f"data.{part}_fraction={fraction} cannot be cut from {len(pool)} images in groups, of which no "
+                    f"two are of one class: use data.{part}_fraction=0"
+                )
             # so many folds of so many: 0.3 is three of ten
-            share = Fraction(fraction).limit_denominator(min(20, len(units), int(np.bincount(labels).max())))
+            share = Fraction(fraction).limit_denominator(min(20, len(units), most))
             number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
             rows = np.concatenate(_folds(StratifiedGroupKFold, of, seed, labels, pool_groups)[:number])
             chosen = np.unique(pool_groups[rows])
@@ -168,10 +181,7 @@ def _folds(
     splitter = kind(n_splits=count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
-        try:
-            return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
-        except ValueError as error:
-            raise UserError(f"data.num_folds={count} is more than any class has members: use fewer") from error
+        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
 
 
 def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
