@@ -17,7 +17,8 @@ from classifier.data.dataset import ImageDataset, Item, collate
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
-from classifier.data.split import Split, Splitting, grouped, read_split
+from classifier.data.split import Split, Splitting, grouped
+from classifier.data.split_file import read_split
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError, did_you_mean, require_choice, require_whole
 from classifier.parallel import worker_count

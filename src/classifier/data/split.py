@@ -1,11 +1,9 @@
-"""Which sample is for training, validation, test; and the split.csv that keeps it."""
+"""Which sample is for training, validation, test."""
 
-import csv
 import re
 import warnings
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -198,62 +196,3 @@ def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
             count = min(max(1, count), len(members) - 1)
         chosen.append(random.permutation(members)[:count])
     return np.concatenate(chosen)
-
-
-def _box_text(samples: Samples, row: int) -> str:
-    box = samples.box(row)
-    return "" if box is None else " ".join(map(str, box))
-
-
-def write_split(path: Path, samples: Samples, split: Split) -> None:
-    """Write split.csv: path, label (name), split, box."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split", "box"])
-        for name, rows in split.items():
-            for row in rows:
-                label = samples.classes[samples.labels[row]]
-                writer.writerow([samples.relative_path(row), label, name, _box_text(samples, row)])
-
-
-def read_split(path: Path, samples: Samples) -> Split:
-    """Read a split.csv, of a run or of one's own, for the same samples.
-
-    The columns `path` and `split` are needed; `box` (x1 y1 x2 y2) tells the boxes of an image apart, and a file
-    without it divides whole images. Samples that it does not list are in no part.
-
-    Raises:
-        UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
-    """
-    table: dict[tuple[str, str], str] = {}
-    by_box = False
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            if missing := {"path", "split"} - set(columns):
-                raise ValueError(f"no column {' and '.join(sorted(missing))}, its first line is {','.join(columns)!r}")
-            by_box = "box" in columns
-            for line in reader:
-                name, key = line["split"], (line["path"], (line["box"] or "") if by_box else "")
-                if name not in SPLITS:
-                    raise ValueError(f"line {reader.line_num}: unknown split {name!r}, not {', '.join(SPLITS)}")
-                if table.setdefault(key, name) != name:
-                    raise ValueError(f"line {reader.line_num}: {key[0]} is in {table[key]} and in {name}")
-        if not table:
-            raise ValueError("no samples")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
-    rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
-    found = set()
-    for row in range(len(samples)):
-        key = (samples.relative_path(row), _box_text(samples, row) if by_box else "")
-        if key in table:  # else a file that came after the split was made
-            rows_by_name[table[key]].append(row)
-            found.add(key)
-    if gone := [file_path for file_path, box in table if (file_path, box) not in found]:
-        raise UserError(
-            f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
-            f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
-        )
-    return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}
