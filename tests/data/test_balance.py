@@ -74,12 +74,12 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column path and weight"),
-        ("path,size\n", "no column weight"),
-        ("path,weight\n0/0.jpg,many\n", "many"),
+        ("", "no column 'path', it is empty"),
+        ("path,wieght\n", "no column 'weight', .*did you mean wieght"),
+        ("path,weight\n0/0.jpg,many\n", "line 2: weight 'many'"),
         ("path,weight\n0/0.jpg,-1\n", "line 2: weight '-1' is not a number from 0 on"),
         ("path,weight\n0/0.jpg,inf\n", "line 2: weight 'inf'"),
-        ("path,weight\n0/0.jpg\n", "line 2: weight None"),
+        ("path,weight\n0/0.jpg\n", "line 2 has 1 cells"),
         ("path,weight\n0/0.jpg,1\n0/0.jpg,2\n", "line 3: 0/0.jpg has two weights"),
         ("path,weight\n0/0.jpg,1\n", "no weight for 0/1.jpg and 1 more"),
         (

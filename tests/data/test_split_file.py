@@ -86,3 +86,27 @@ def test_an_own_split_file_divides_whole_images(tmp_path: Path) -> None:
     split = read_split(path, samples)
     assert {name: len(rows) for name, rows in split.items()} == {"train": 4, "val": 4, "test": 4}
     assert {samples.relative_path(row) for row in split["val"]} == {"0/001.jpg", "1/001.jpg"}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_what_a_spreadsheet_saves(separator: str, tmp_path: Path) -> None:
+    lines = [["path", "note", "split"], ["0/000.jpg", "", "train"], [], ["1/001.jpg", "x", "test"]]
+    path = tmp_path / "mine.csv"
+    path.write_text("\r\n".join(map(separator.join, lines)), encoding="utf-8-sig", newline="")
+    split = read_split(path, table((3, 3)))
+    assert {name: rows.tolist() for name, rows in split.items()} == {"train": [0], "test": [4]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,splits\n", r"no column 'split', its first line names: path, splits; did you mean splits\?"),
+        ("path,split\n0/000.jpg\n", "line 2 has 1 cells, the first line 2"),
+        ('path,split\n"0/000.jpg,train\n', "line 2: unexpected end of data"),
+        ("path,split\n0/000.jpg,train\n0/000.jpg,val\n", "line 3: 0/000.jpg is in train and in val"),
+    ],
+)
+def test_the_place_of_a_fault_is_told(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_split(tmp_path / "mine.csv", table((3, 3)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from classifier.data.samples import SPLITS, Samples
+from classifier.data.sources.table_file import read_fixed
 from classifier.data.split import Split
 from classifier.errors import UserError
 
@@ -36,24 +37,17 @@ def read_split(path: Path, samples: Samples) -> Split:
         UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
     """
     table: dict[tuple[str, str], str] = {}
-    by_box = False
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            if missing := {"path", "split"} - set(columns):
-                raise ValueError(f"no column {' and '.join(sorted(missing))}, its first line is {','.join(columns)!r}")
-            by_box = "box" in columns
-            for line in reader:
-                name, key = line["split"], (line["path"], (line["box"] or "") if by_box else "")
-                if name not in SPLITS:
-                    raise ValueError(f"line {reader.line_num}: unknown split {name!r}, not {', '.join(SPLITS)}")
-                if table.setdefault(key, name) != name:
-                    raise ValueError(f"line {reader.line_num}: {key[0]} is in {table[key]} and in {name}")
+        for line, (image, name, box) in read_fixed(path, ("path", "split"), optional=("box",)):
+            if name not in SPLITS:
+                raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
+            if table.setdefault((image, box), name) != name:
+                raise ValueError(f"line {line}: {image} is in {table[image, box]} and in {name}")
         if not table:
             raise ValueError("no samples")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
+    by_box = any(box for _, box in table)
     rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
     found = set()
     for row in range(len(samples)):
