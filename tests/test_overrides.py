@@ -48,3 +48,17 @@ def test_argument(typed: str, value: str | None, monkeypatch: pytest.MonkeyPatch
 def test_paths_are_quoted_where_they_are_typed() -> None:
     typed = ["data.table=a b=1.csv", "data.root={x}", "data.images={train: a, val: b}", "data.image_sets=null"]
     assert overrides.quoted(typed) == ["data.table='a b=1.csv'", "data.root='{x}'", typed[2], typed[3]]
+
+
+@pytest.mark.parametrize("pattern", [r"(patient_\d+)", r"^([^_]+)_", r"[a-z]{1,3}\d", r"\\(x)$", "it's|a=b *"])
+@pytest.mark.parametrize("multirun", [(), ("-m",)])
+def test_regular_expressions_are_typed_as_they_are(pattern: str, multirun: tuple[str, ...]) -> None:
+    *_, text = overrides.quoted([*multirun, f"data.group_pattern={pattern}"])
+    (parsed,) = OverridesParser.create().parse_overrides([text])
+    assert parsed.value() == pattern
+    assert overrides.quoted([text]) == [text], "another process gets it quoted already"
+
+
+def test_no_regular_expression_is_typed_as_ever() -> None:
+    typed = ["data.group_pattern=null", "data.group_pattern='a(b)'", "data.group_pattern="]
+    assert overrides.quoted(typed) == typed

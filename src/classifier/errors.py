@@ -1,7 +1,10 @@
 """What the user can mend, as against a bug."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(Exception):
@@ -21,3 +24,27 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     if len(known) > 40:
         return f"there are {len(known)} to choose from, {known[0]} to {known[-1]}"
     return f"choose from: {', '.join(known)}"
+
+
+def require_choice(key: str, value: Any, options: Iterable[str]) -> None:
+    """Raise a UserError unless the value of `key` is one of `options`."""
+    if value not in options:
+        raise UserError(f"{key}={value} is unknown: {did_you_mean(str(value), options)}")
+
+
+def require_whole(key: str, value: Any, least: int, most: int | None = None, otherwise: str = "") -> None:
+    """Raise a UserError unless the value of `key` is a whole number from `least` to `most`.
+
+    Args:
+        otherwise: End of the message.
+    """
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if not fits or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise UserError(f"{key}={value} must be a whole number {limits}{otherwise}")
+
+
+def require_number(key: str, value: Any) -> None:
+    """Raise a UserError unless the value of `key` is a finite number."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise UserError(f"{key}={value} must be a number")

@@ -9,6 +9,7 @@ from classifier.errors import UserError
 PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs", "output", "output_dir", "json",
              "data.root", "data.table", "data.images", "data.annotations", "data.image_sets", "data.split_file",
              "data.weights_file", "data.cache_dir", "model.weights", "model.checkpoint_path")  # fmt: skip
+PATTERN_KEYS = ("data.group_pattern",)  # regular expressions, full of what the grammar has a meaning for
 BY_PART = ("data.annotations", "data.images")  # {train: PATH, val: PATH} too
 GROUP_OFF = r"(experiment|debug|scheduler)=null"
 
@@ -32,9 +33,10 @@ def override(key: str, value: str) -> str:
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """The arguments with paths quoted, and GROUP=null in Hydra's words."""
+    """The arguments with paths and regular expressions quoted, and GROUP=null in Hydra's words."""
     # Hydra's word for no option of a group
     arguments = [f"~{text[:-5]}" if re.fullmatch(GROUP_OFF, text) else text for text in arguments]
+    arguments = [_quoted_pattern(text) for text in arguments]
     if any(text in ("-m", "--multirun") for text in arguments):
         return arguments  # a comma there separates values
     result = []
@@ -46,6 +48,12 @@ def quoted(arguments: list[str]) -> list[str]:
         plain = plain or (key in BY_PART and value[0] == "{")
         result.append(text if not equals or plain else override(key, value))
     return result
+
+
+def _quoted_pattern(text: str) -> str:
+    key, _, value = text.partition("=")
+    plain = key.lstrip("+") not in PATTERN_KEYS or value in ("", "null") or value[0] in "'\""
+    return text if plain else override(key, value)
 
 
 def replace_arguments(values: dict[str, str], drop: tuple[str, ...] = ()) -> None:

@@ -74,15 +74,18 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column path and weight"),
-        ("path,size\n", "no column weight"),
-        ("path,weight\n0/0.jpg,many\n", "many"),
+        ("", "no column 'path', it is empty"),
+        ("path,wieght\n", "no column 'weight', .*did you mean wieght"),
+        ("path,weight\n0/0.jpg,many\n", "line 2: weight 'many'"),
         ("path,weight\n0/0.jpg,-1\n", "line 2: weight '-1' is not a number from 0 on"),
         ("path,weight\n0/0.jpg,inf\n", "line 2: weight 'inf'"),
-        ("path,weight\n0/0.jpg\n", "line 2: weight None"),
+        ("path,weight\n0/0.jpg\n", "line 2 has 1 cells"),
         ("path,weight\n0/0.jpg,1\n0/0.jpg,2\n", "line 3: 0/0.jpg has two weights"),
         ("path,weight\n0/0.jpg,1\n", "no weight for 0/1.jpg and 1 more"),
-        ("path,weight\n0/0.jpg,0\n0/1.jpg,0\n1/2.jpg,0\n", "all weights of the training images are 0"),
+        (
+            "path,weight\n0/0.jpg,0\n0/1.jpg,0\n1/2.jpg,0\n",
+            r"all weights .* are 0: .*data\.sampler=shuffle",
+        ),
     ],
 )
 def test_a_file_of_weights_that_does_not_fit(tmp_path: Path, content: str, message: str) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
-from classifier.data.split import write_split
+from classifier.data.split_file import write_split
 from classifier.errors import UserError
 from classifier.parallel import worker_count
 from tests import generate
@@ -95,6 +95,24 @@ def test_a_split_file_is_used_instead(folder: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_split_file_is_limited_too(folder: Path, tmp_path: Path) -> None:
+    first = ready(folder)
+    write_split(tmp_path / "split.csv", first.samples, first.split)
+    limited = ready(folder, split_file=str(tmp_path / "split.csv"), limit_per_class=2, batch_size=2)
+    for name, rows in first.split.items():
+        counts = np.bincount(first.samples.labels[rows], minlength=3)
+        kept = np.bincount(limited.samples.labels[limited.split[name]], minlength=3)
+        assert kept.tolist() == np.minimum(counts, 2).tolist()
+    write_split(tmp_path / "again.csv", limited.samples, limited.split)
+    again = ready(folder, split_file=str(tmp_path / "again.csv"), limit_per_class=2, batch_size=2)
+    assert all((again.split[name] == rows).all() for name, rows in limited.split.items())
+
+
+def test_a_fold_and_a_split_file_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.fold=0 and data\.split_file=mine\.csv .*data\.split_file=null"):
+        ready(folder, split_file="mine.csv", fold=0)
+
+
 def test_a_batch_larger_than_the_training_part(folder: Path) -> None:
     module = ready(folder, batch_size=64)
     count = len(module.split["train"])
@@ -125,7 +143,14 @@ def test_without_training_images_no_batch_size_is_advised(tmp_path: Path) -> Non
         ("crop_pct", 2.0),
         ("image_size", 0),
         ("image_size", [8, 8, 8]),
+        ("image_size", "big"),
+        ("image_size", [8, 8.5]),
+        ("crop_pct", "all"),
+        ("crop_pct", float("nan")),
+        ("cache_size", 0),
+        ("cache_size", "big"),
         ("batch_size", 0),
+        ("batch_size", "all"),
         ("num_workers", "many"),
         ("num_workers", -1),
         ("val_fraction", -0.1),
@@ -134,7 +159,7 @@ def test_without_training_images_no_batch_size_is_advised(tmp_path: Path) -> Non
     ],
 )
 def test_a_bad_value_names_its_key(folder: Path, key: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"data\.{key}|nowhere\.csv"):
+    with pytest.raises(UserError, match=rf"data\.{key}=|nowhere\.csv"):
         ready(folder, **{key: value}).train_dataloader()
 
 

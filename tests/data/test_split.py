@@ -1,5 +1,4 @@
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from classifier.data.samples import SPLITS, UNASSIGNED, Samples
-from classifier.data.split import Split, Splitting, grouped, read_split, write_split
+from classifier.data.split import Split, Splitting, grouped
 from classifier.errors import UserError
 
 ROOT = Path("/photos")
@@ -95,73 +94,6 @@ def test_all_prescribed_parts_are_taken_as_they_are(given: list[str]) -> None:
         assert split[name].tolist() == np.flatnonzero(samples.splits == SPLITS.index(name)).tolist()
 
 
-@pytest.mark.parametrize("boxes_each", [1, 2])
-def test_written_and_read_back(tmp_path: Path, boxes_each: int) -> None:
-    samples = table((9, 11), boxes_each)
-    split = Splitting(0.2, 0.2, split_seed=1).split(samples)
-    write_split(tmp_path / "split.csv", samples, split)
-    back = read_split(tmp_path / "split.csv", samples)
-    assert list(back) == list(split)
-    assert all(back[name].tolist() == split[name].tolist() and back[name].dtype == np.int64 for name in split)
-
-
-def test_awkward_names_are_written_and_read_back(tmp_path: Path) -> None:
-    names = ['a,"b".jpg', "größe.jpg", os.fsdecode(b"\xff\xe9.jpg"), "two\nlines.jpg", " space .jpg"]
-    samples = Samples.build(ROOT, ["a,b", "c"], names, [0, 0, 1, 1, 0])
-    split = {"train": np.array([0, 2, 4]), "test": np.array([1, 3])}
-    write_split(tmp_path / "split.csv", samples, split)
-    back = read_split(tmp_path / "split.csv", samples)
-    assert {name: rows.tolist() for name, rows in back.items()} == {"train": [0, 2, 4], "test": [1, 3]}
-
-
-def test_files_that_came_later_move_nothing(tmp_path: Path) -> None:
-    before, after = table((10, 10)), table((13, 11))
-    split = Splitting(0.2, 0.2, split_seed=0).split(before)
-    write_split(tmp_path / "split.csv", before, split)
-    assert parts(after, read_split(tmp_path / "split.csv", after)) == parts(before, split)
-
-
-def test_samples_that_are_gone_are_named(tmp_path: Path) -> None:
-    before, after = table((10, 10)), table((10, 8))
-    write_split(tmp_path / "split.csv", before, Splitting(0.2, 0.2, split_seed=0).split(before))
-    with pytest.raises(UserError, match=r"2 of the 20 samples .* 1/00[89]\.jpg .*data\.split_file=null"):
-        read_split(tmp_path / "split.csv", after)
-
-
-def test_a_missing_sample_is_noticed_beside_a_box_that_is_there_twice(tmp_path: Path) -> None:
-    before = Samples.build(ROOT, ["a", "b"], ["0.jpg", "0.jpg", "1.jpg"], [0, 0, 1], boxes=[(0, 0, 5, 5)] * 3)
-    write_split(tmp_path / "split.csv", before, {"train": np.arange(3)})
-    with pytest.raises(UserError, match=r"1\.jpg"):
-        read_split(tmp_path / "split.csv", before.select(np.array([0, 1])))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        b"",
-        b"file,part\n0/000.jpg,train\n",
-        b"path,label,split,box\n0/000.jpg,0\n",
-        b"path,box,label,split\n0/000.jpg,,0\n",
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\r\0",
-        b'path,label,split,box\n"' + b"x" * 200_000 + b'",0,train,\n',
-    ],
-    ids=["missing", "empty", "other columns", "short row", "short row without split", "binary", "huge field"],
-)
-def test_a_malformed_split_file_is_a_user_error(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "split.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"split\.csv.*data\.split_file=null"):
-        read_split(path, table((3, 3)))
-
-
-def test_an_unknown_part_is_named(tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("path,label,split,box\n0/000.jpg,0,trian,\n")
-    with pytest.raises(UserError, match=r"'trian'.*train, val, test"):
-        read_split(tmp_path / "split.csv", table((3, 3)))
-
-
 @pytest.mark.parametrize("per_class", [(20, 20, 20), (100, 11, 37), (5, 7), (1, 2, 9)])
 @pytest.mark.parametrize("boxes_each", [1, 3])
 @pytest.mark.parametrize("num_folds", [2, 3, 5])
@@ -244,7 +176,17 @@ def test_groups_by_a_pattern_in_the_path(pattern: str) -> None:
     assert len(set(zip(found, wanted, strict=True))) == len(set(found)) == len(set(wanted))
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("dog", r"finds nothing in 0/000")])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", "no regular expression"),
+        ("dog", r"finds nothing in 0/000"),
+        ("", r"finds nothing in 0/000"),
+        ("x*", r"finds nothing in 0/000"),
+        (r"^(x*)\d", r"finds nothing in 0/000"),
+        (r"0/|(1)/", r"finds nothing in 0/000"),
+    ],
+)
 def test_a_pattern_that_does_not_fit(pattern: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"data\.group_pattern=.*{message}"):
         grouped(table((3, 3)), pattern)
@@ -267,10 +209,22 @@ def test_a_limit_takes_from_every_class(limit: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fold": 5}, r"data\.fold=5 must be one of 0 to 4, as data\.num_folds=5"),
-        ({"fold": -1}, r"data\.fold=-1 must be one of 0 to 4"),
-        ({"num_folds": 1}, r"data\.num_folds=1 must be at least 2"),
+        ({"fold": 5}, r"data\.fold=5 must be a whole number from 0 to 4, as data\.num_folds=5"),
+        ({"fold": -1}, r"data\.fold=-1 must be a whole number from 0 to 4"),
+        ({"num_folds": 1}, r"data\.num_folds=1 must be a whole number of at least 2"),
         ({"limit_per_class": 0}, r"data\.limit_per_class=0"),
+        ({"split_seed": -1}, r"data\.split_seed=-1 must be a whole number from 0"),
+        ({"split_seed": 2**32 - 1}, r"data\.split_seed=4294967295 must be a whole number from 0 to 4294967294"),
+        *(
+            ({key: value}, rf"data\.{key}={value} must be a whole number")
+            for key in ("fold", "num_folds", "limit_per_class", "split_seed")
+            for value in ("many", 2.5, True)
+        ),
+        *(
+            ({key: value}, rf"data\.{key}={value} must be a number")
+            for key in ("val_fraction", "test_fraction")
+            for value in ("some", float("nan"), None)
+        ),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, r"data\.val_fraction=0\.6"),
     ],
 )
@@ -286,6 +240,18 @@ def test_more_folds_than_images_or_groups() -> None:
         Splitting(fold=0, num_folds=9).split(in_groups(5, 9))
     with pytest.raises(UserError, match=r"data\.num_folds=5 is more than any class has members"):
         Splitting(fold=0, num_folds=5).split(table((3, 3)))
+    with pytest.raises(UserError, match=r"more than any class has members: use data\.num_folds=3$"):
+        Splitting(fold=0, num_folds=4).split(table((3, 3)))
+    with pytest.raises(UserError, match=r"more than any class has members: use data\.fold=null$"):
+        Splitting(fold=0, num_folds=2).split(table((1, 1, 1)))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_groups_of_which_no_part_can_be_cut(part: str) -> None:
+    samples = Samples.build(ROOT, "abcd", list("wxyz"), range(4), groups=["one", "one", "two", "three"])
+    fractions = {"val_fraction": 0.0, "test_fraction": 0.0, f"{part}_fraction": 0.3}
+    with pytest.raises(UserError, match=rf"data\.{part}_fraction=0\.3 cannot .* use data\.{part}_fraction=0$"):
+        Splitting(**fractions).split(samples)  # type: ignore[arg-type]
 
 
 def test_the_division_is_the_same_on_every_machine() -> None:
@@ -296,13 +262,3 @@ def test_the_division_is_the_same_on_every_machine() -> None:
                       Splitting().split(samples), Splitting(fold=1).split(samples))
     ]  # fmt: skip
     assert digests == ["00d419446736", "651cc50c5f90", "aee3c99d93e0", "9fadeca50c47"]
-
-
-def test_an_own_split_file_divides_whole_images(tmp_path: Path) -> None:
-    samples = table((4, 4), boxes_each=2)
-    path = tmp_path / "mine.csv"
-    lines = [f"{label}/{image:03d}.jpg,{('train', 'val', 'test')[image % 3]}" for label in (0, 1) for image in range(3)]
-    path.write_text("\n".join(["path,split", *lines]))
-    split = read_split(path, samples)
-    assert {name: len(rows) for name, rows in split.items()} == {"train": 4, "val": 4, "test": 4}
-    assert {samples.relative_path(row) for row in split["val"]} == {"0/001.jpg", "1/001.jpg"}

@@ -95,7 +95,7 @@ def test_too_small_images_are_refused(image_size: tuple[int, int], widths: Seque
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "max"}, "model.head=max is unknown: choose flatten or avg"),
+        ({"head": "max"}, "model.head=max is unknown: choose from: avg, flatten"),
         ({"pretrained": True}, "model.pretrained=false, or init_from="),
     ],
 )

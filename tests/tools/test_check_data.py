@@ -301,7 +301,7 @@ def test_a_split_file_decides_what_is_a_leak(tmp_path: Path) -> None:
         ("data.root=photos max_pixels=many", "max_pixels=many must be a number"),
         ("data.root=photos near_duplicate=false", "did you mean near_duplicates"),
         ("data.root=photos data=foldr", "did you mean folder"),
-        ("data.root=photos data.group_pattern=\\(", "data.group_pattern=( is no regular expression"),
+        ("data.root=photos data.group_pattern=(", "data.group_pattern=( is no regular expression"),
         ("data.root=photos data.split_file=none.csv", "none.csv"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import generate
@@ -92,6 +93,55 @@ def test_a_split_file_of_the_training_is_not_for_another_folder(workplace: Path)
     generate.image_folder(workplace / "third", ("red", "blue"), per_class=2, seed=98)
     result = run("eval", "ckpt_path=second", "data.root=third", cwd=workplace)
     assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("divided_by", "per_class"),
+    [
+        (("data.fold=0", "data.num_folds=7"), 2),
+        ((r"data.group_pattern='^[a-z]+/\d\d'",), 2),
+        (("data.limit_per_class=3",), 5),
+    ],
+)
+def test_the_division_of_the_training_is_not_for_another_folder(
+    divided_by: tuple[str, ...], per_class: int, folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.batch_size=4", f"data.root={folder}")
+    result = run("train", *arguments, *divided_by, cwd=tmp_path)
+    assert result.code == 0, result.err
+    for name in ("red", "blue"):
+        for number in range(per_class):
+            generate.save(generate.picture(name, seed=number), tmp_path / "new" / name / f"x{number}.jpg")
+    found, rows = evaluated(tmp_path, "data.root=new")
+    assert len(rows) == 2 * per_class
+    assert "all/acc" in found
+    (run_dir,) = runs(tmp_path / "logs")
+    own, _ = evaluated(tmp_path)
+    assert of_test(own) == of_test(metrics(run_dir))
+    _, rows = evaluated(tmp_path, "data.root=new", "split=all", "data.fold=1", "data.num_folds=2")
+    assert len(rows) == 2 * per_class
+
+
+def test_another_array_of_the_same_file_is_other_data(tmp_path: Path) -> None:
+    generate.arrays(tmp_path / "set.npz", X_new=np.zeros((6, 40, 48, 3), np.uint8), Y_new=np.arange(6) % 3)
+    arguments = ("data=arrays", "experiment=null", "model=simple_cnn", *QUICK, "data.root=set.npz")
+    result = run("train", *arguments, cwd=tmp_path)
+    assert result.code == 0, result.err
+    _, rows = evaluated(tmp_path, "data.x_test=X_new", "data.y_test=Y_new")
+    assert len(rows) == 6
+
+
+def test_another_spelling_of_the_folder_is_the_same_data(workplace: Path) -> None:
+    """Else the images of the training would be evaluated as new ones."""
+    for spelling in ("photos/", "./photos", workplace / "photos"):
+        _, rows = evaluated(workplace, f"data.root={spelling}")
+        assert len(rows) == 15
+
+
+def test_a_fold_beside_the_split_of_the_run_is_refused(workplace: Path) -> None:
+    result = run("eval", "ckpt_path=latest", "data.fold=1", cwd=workplace)
+    assert result.code == 2
+    assert "data.fold=1 and data.split_file=" in result.err
 
 
 def test_files_added_later_stay_out(workplace: Path) -> None:

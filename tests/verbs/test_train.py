@@ -1,6 +1,7 @@
 """Training, from the command line to the run directory."""
 
 import csv
+import re
 import subprocess
 import sys
 import time
@@ -95,6 +96,24 @@ def test_multirun(folder: Path, tmp_path: Path) -> None:
     rates = [yaml.safe_load((sweep / job / "config.yaml").read_text())["optimizer"]["lr"] for job in ("0", "1")]
     assert rates == [0.001, 0.003]
     assert len(runs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folds"), [(r"(\d)\.", ("data.fold=0",)), (r"^([^_]+)\.jpg", ("data.fold=0,1", "-m")), (r"[0-9]\.", ())]
+)
+def test_groups_by_a_regular_expression(pattern: str, folds: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    groups = (f"data.group_pattern={pattern}", "data.batch_size=4", *folds)
+    result = run("train", *FOLDER, f"data.root={folder}", *groups, cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert runs(tmp_path)
+    for run_dir in runs(tmp_path):
+        sides: dict[str, set[str]] = {}
+        for row in csv.DictReader((run_dir / "split.csv").read_text().splitlines()):
+            found = re.search(pattern, row["path"])
+            assert found is not None
+            sides.setdefault(found[found.re.groups], set()).add(row["split"])
+        assert all("test" not in side or side == {"test"} for side in sides.values()), sides
+        assert {"test"} in sides.values()
 
 
 def test_several_runs_in_one_second(folder: Path, tmp_path: Path) -> None:

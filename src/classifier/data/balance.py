@@ -1,20 +1,19 @@
 """Rare classes and rare images: how often a training epoch draws each."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from classifier.data.samples import Samples
-from classifier.errors import UserError, did_you_mean
+from classifier.data.sources.table_file import read_fixed
+from classifier.errors import UserError, require_choice
 
 SAMPLERS = ("shuffle", "balanced", "weighted")
 
 
 def require_sampler(sampler: str, weights_file: str | None) -> None:
     """Raise a UserError unless the two settings fit."""
-    if sampler not in SAMPLERS:
-        raise UserError(f"data.sampler={sampler} is unknown: {did_you_mean(sampler, SAMPLERS)}")
+    require_choice("data.sampler", sampler, SAMPLERS)
     if (sampler == "weighted") != (weights_file is not None):
         raise UserError(
             f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
@@ -43,28 +42,34 @@ def training_weights(samples: Samples, rows: np.ndarray, sampler: str, weights_f
         )
     weights = np.array([by_path[samples.relative_path(row)] for row in rows])
     if not weights.any():
-        raise UserError(f"{weights_file}: all weights of the training images are 0")
+        raise UserError(
+            f"all weights of the training images in {weights_file} are 0: raise some, or use data.sampler=shuffle "
+            "data.weights_file=null"
+        )
     return weights
 
 
 def _read_weights(path: Path) -> dict[str, float]:
     weights: dict[str, float] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            if missing := {"path", "weight"} - set(reader.fieldnames or ()):
-                raise ValueError(f"no column {' and '.join(sorted(missing))}")
-            for line in reader:
-                weight = float(line["weight"] or "nan")
-                if not 0 <= weight < float("inf"):
-                    raise ValueError(f"line {reader.line_num}: weight {line['weight']!r} is not a number from 0 on")
-                if weights.setdefault(line["path"], weight) != weight:
-                    raise ValueError(f"line {reader.line_num}: {line['path']} has two weights")
-    except (OSError, ValueError, csv.Error) as error:
+        for line, (name, text) in read_fixed(path, ("path", "weight")):
+            weight = _number(text)
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"line {line}: weight {text!r} is not a number from 0 on")
+            if weights.setdefault(name, weight) != weight:
+                raise ValueError(f"line {line}: {name} has two weights")
+    except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read the weights {path} ({error}): name another file with data.weights_file"
         ) from error
     return weights
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> list[float]:

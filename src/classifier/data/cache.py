@@ -15,7 +15,7 @@ from classifier.data.pixels import FORMAT, PixelStore, build_store, in_bytes, ne
 from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
 from classifier.data.upright import everything, upright_size
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,7 @@ class Cache:
     folder: Path
 
     def __post_init__(self) -> None:
-        if self.where not in CACHES:
-            raise UserError(f"data.cache={self.where} is unknown: {did_you_mean(self.where, CACHES)}")
+        require_choice("data.cache", self.where, CACHES)
         if self.short_side < 1:
             raise UserError(f"data.cache_size={self.short_side} must be at least 1, or null")
 

@@ -17,7 +17,7 @@ from classifier.data.decode import Picture, decode
 from classifier.data.header import TAIL, scan
 from classifier.data.samples import Problem, Samples
 from classifier.data.stored import image_problem
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, require_choice
 
 CHECKS = ("quick", "full", "none")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out
@@ -80,8 +80,7 @@ def check_images(samples: Samples, check: str, cache_dir: Path | None = None) ->
     Raises:
         UserError: `check` is unknown.
     """
-    if check not in CHECKS:
-        raise UserError(f"data.check={check} is unknown: {did_you_mean(check, CHECKS)}")
+    require_choice("data.check", check, CHECKS)
     if check == "none" and samples.boxes is None:
         return samples, []
     _, first_rows, inverse = np.unique(samples.image_ids(), return_index=True, return_inverse=True)

@@ -17,9 +17,10 @@ from classifier.data.dataset import ImageDataset, Item, collate
 from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
 from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
-from classifier.data.split import Split, Splitting, grouped, read_split
+from classifier.data.split import Split, Splitting, grouped
+from classifier.data.split_file import read_split
 from classifier.data.transforms import Augmentation, Preprocessing
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, did_you_mean, require_choice, require_whole
 from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
         val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class: See `Splitting`.
-        split_file: A split.csv, of an earlier run or your own, to be used instead.
+        split_file: A split.csv, of an earlier run or your own, to be used instead; `limit_per_class` holds for it too.
         group_pattern: Regular expression, searched in each path: images for which it matches the same text (its first
             group, where it has one) stay on one side of the split, such as `patient_\\d+`.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
@@ -92,15 +93,18 @@ class ClassificationDataModule(pl.LightningDataModule):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = tuple(image_size) if isinstance(image_size, (list, tuple)) else (image_size, image_size)
         if len(sides) != 2:
             raise UserError(f"data.image_size={list(sides)} must be one number or [height, width]")
         height, width = sides
-        if on_error not in ("raise", "skip"):
-            raise UserError(f"data.on_error={on_error} is unknown: {did_you_mean(on_error, ('raise', 'skip'))}")
+        require_choice("data.on_error", on_error, ("raise", "skip"))
         require_sampler(sampler, weights_file)
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        if split_file is not None and fold is not None:
+            raise UserError(
+                f"data.fold={fold} and data.split_file={split_file} both say which images are held out: use "
+                "data.split_file=null, or data.fold=null"
+            )
+        require_whole("data.batch_size", batch_size, 1)
         self.source = source
         self.preprocessing = Preprocessing((height, width), resize, crop_pct, interpolation, channels)
         self.augmentation = Augmentation(self.preprocessing, **(augment or {}))
@@ -112,6 +116,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.check = check
         self.group_pattern = group_pattern
         self.cache_dir = Path(cache_dir)
+        if cache_size is not None:
+            require_whole("data.cache_size", cache_size, 1, otherwise=", or null")
         short_side = round(min(sides) * 8 / 7) if cache_size is None else cache_size
         self.cache = Cache(cache, short_side, self.cache_dir)
         self.sampler = sampler
@@ -143,7 +149,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         """List, check and split the samples, once."""
         if self.split:
             return
-        samples, problems = self.source.read(self.given_classes)
+        samples, problems = self.read()
         found = len(samples) + len(problems)
         samples, unusable = check_images(samples, self.check, self.cache_dir)
         problems += unusable
@@ -156,15 +162,30 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.source.root} has no usable sample: name another folder with data.root=...")
         if len(samples.classes) < 2:
             raise UserError(
-                f"{self.source.root} has one class only ({samples.classes[0]!r}): a classifier needs two at least"
+                f"{self.source.root} has one class only ({samples.classes[0]!r}), and a classifier needs two: name "
+                "another folder with data.root=..."
             )
-        if self.group_pattern is not None:
-            samples = grouped(samples, self.group_pattern)
         self.samples = samples
+        self.split = self.divide(samples)
+
+    def read(self) -> tuple[Samples, list[Problem]]:
+        """All samples that the source lists, in the groups of `group_pattern`, and what it could not list.
+
+        Raises:
+            UserError: Wrong input.
+        """
+        samples, problems = self.source.read(self.given_classes)
+        return samples if self.group_pattern is None else grouped(samples, self.group_pattern), problems
+
+    def divide(self, samples: Samples) -> Split:
+        """The parts that training gives these samples, some or all of those that `read` lists.
+
+        Raises:
+            UserError: The split file does not fit them, or there are too few.
+        """
         if self.split_file is not None:
-            self.split = read_split(Path(self.split_file), samples)
-        else:
-            self.split = self.splitting.split(samples)
+            return self.splitting.limited(samples, read_split(Path(self.split_file), samples))
+        return self.splitting.split(samples)
 
     def train_dataloader(self) -> DataLoader[Item]:
         rows = self.split.get("train", np.arange(0))

@@ -1,17 +1,15 @@
-"""Which sample is for training, validation, test; and the split.csv that keeps it."""
+"""Which sample is for training, validation, test."""
 
-import csv
 import re
 import warnings
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from classifier.data.samples import SPLITS, UNASSIGNED, Samples, numbered
-from classifier.errors import UserError
+from classifier.errors import UserError, require_number, require_whole
 
 Split = dict[str, np.ndarray]
 """Name in `SPLITS` -> int64 rows of the Samples table, ascending. Absent where the data has no such part."""
@@ -42,19 +40,20 @@ class Splitting:
     limit_per_class: int | None = None
 
     def __post_init__(self) -> None:
+        require_number("data.val_fraction", self.val_fraction)
+        require_number("data.test_fraction", self.test_fraction)
         if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
             raise UserError(
                 f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} must not be "
                 "negative and must leave images to train on: their sum must be below 1"
             )
-        if self.num_folds < 2:
-            raise UserError(f"data.num_folds={self.num_folds} must be at least 2")
-        if self.fold is not None and not 0 <= self.fold < self.num_folds:
-            raise UserError(
-                f"data.fold={self.fold} must be one of 0 to {self.num_folds - 1}, as data.num_folds={self.num_folds}"
-            )
-        if self.limit_per_class is not None and self.limit_per_class < 1:
-            raise UserError(f"data.limit_per_class={self.limit_per_class} must be at least 1, or null for all")
+        require_whole("data.split_seed", self.split_seed, 0, 2**32 - 2)  # what scikit-learn takes, for two parts
+        require_whole("data.num_folds", self.num_folds, 2)
+        if self.fold is not None:
+            reason = f", as data.num_folds={self.num_folds}, or null"
+            require_whole("data.fold", self.fold, 0, self.num_folds - 1, reason)
+        if self.limit_per_class is not None:
+            require_whole("data.limit_per_class", self.limit_per_class, 1, otherwise=", or null for all")
 
     def split(self, samples: Samples) -> Split:
         """Divide `samples`.
@@ -74,13 +73,17 @@ class Splitting:
             prescribed |= {part}
         elif not prescribed:
             pool = np.arange(len(samples))
-            assigned[self._cut(samples, groups, pool, self.test_fraction, self.split_seed)] = test
+            assigned[self._cut(samples, groups, pool, "test")] = test
         if val not in prescribed:
             pool = np.flatnonzero(assigned == (train if train in prescribed else UNASSIGNED))
-            assigned[self._cut(samples, groups, pool, self.val_fraction, self.split_seed + 1)] = val
+            assigned[self._cut(samples, groups, pool, "val")] = val
         assigned[assigned == UNASSIGNED] = train
         split = {name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS)}
-        return {name: self._limited(samples.labels, rows) for name, rows in split.items() if len(rows)}
+        return self.limited(samples, {name: rows for name, rows in split.items() if len(rows)})
+
+    def limited(self, samples: Samples, split: Split) -> Split:
+        """`split` with at most `limit_per_class` samples of each class in each part."""
+        return {name: self._some(samples.labels, rows) for name, rows in split.items()}
 
     def _fold(self, samples: Samples, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
         """Rows of the wanted fold of `pool`."""
@@ -92,6 +95,10 @@ class Splitting:
                 f"data.num_folds={self.num_folds} is more than the {len(units)} {what}: use data.num_folds="
                 f"{max(2, len(units))}"
             )
+        most = int(np.bincount(labels[first] if samples.groups is None else labels).max())
+        if most < self.num_folds:
+            hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
+            raise UserError(f"data.num_folds={self.num_folds} is more than any class has members: use {hint}")
         if samples.groups is None:  # a unit is an image, and has the class of its first box
             folds = _folds(StratifiedKFold, self.num_folds, self.split_seed, labels[first])
             chosen = units[folds[self.fold or 0]]
@@ -101,8 +108,10 @@ class Splitting:
         held_out: np.ndarray = pool[np.isin(pool_groups, chosen)]
         return held_out
 
-    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-        """Rows of `pool` that make up `fraction` of it, class by class."""
+    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, part: str) -> np.ndarray:
+        """Rows of `pool` for the `val` or `test` part, class by class."""
+        fraction = self.test_fraction if part == "test" else self.val_fraction
+        seed = self.split_seed if part == "test" else self.split_seed + 1
         if fraction <= 0 or len(pool) == 0:
             return pool[:0]
         pool_groups, labels = groups[pool], samples.labels[pool]
@@ -112,15 +121,21 @@ class Splitting:
         elif len(units) == 1:
             return pool[:0]
         else:
+            most = int(np.bincount(labels).max())
+            if most < 2:
+                raise UserError(
+                    f"data.{part}_fraction={fraction} cannot be cut from {len(pool)} images in groups, of which no "
+                    f"two are of one class: use data.{part}_fraction=0"
+                )
             # so many folds of so many: 0.3 is three of ten
-            share = Fraction(fraction).limit_denominator(min(20, len(units), int(np.bincount(labels).max())))
+            share = Fraction(fraction).limit_denominator(min(20, len(units), most))
             number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
             rows = np.concatenate(_folds(StratifiedGroupKFold, of, seed, labels, pool_groups)[:number])
             chosen = np.unique(pool_groups[rows])
         taken: np.ndarray = pool[np.isin(pool_groups, chosen)]
         return taken
 
-    def _limited(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _some(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.limit_per_class is None:
             return rows
         random = np.random.default_rng((self.split_seed, 2))
@@ -146,9 +161,10 @@ def grouped(samples: Samples, pattern: str) -> Samples:
     for row in range(len(samples)):
         path = samples.relative_path(row)
         found = expression.search(path)
-        if found is None:
+        name = found and found[1 if expression.groups else 0]
+        if not name:  # an empty text would put all such images into one group
             raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
-        names.append(found[1] if expression.groups else found[0])
+        names.append(name)
     return replace(samples, groups=numbered(names))
 
 
@@ -163,10 +179,7 @@ def _folds(
     splitter = kind(n_splits=count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
-        try:
-            return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
-        except ValueError as error:
-            raise UserError(f"data.num_folds={count} is more than any class has members: use fewer") from error
+        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
 
 
 def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -183,62 +196,3 @@ def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
             count = min(max(1, count), len(members) - 1)
         chosen.append(random.permutation(members)[:count])
     return np.concatenate(chosen)
-
-
-def _box_text(samples: Samples, row: int) -> str:
-    box = samples.box(row)
-    return "" if box is None else " ".join(map(str, box))
-
-
-def write_split(path: Path, samples: Samples, split: Split) -> None:
-    """Write split.csv: path, label (name), split, box."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split", "box"])
-        for name, rows in split.items():
-            for row in rows:
-                label = samples.classes[samples.labels[row]]
-                writer.writerow([samples.relative_path(row), label, name, _box_text(samples, row)])
-
-
-def read_split(path: Path, samples: Samples) -> Split:
-    """Read a split.csv, of a run or of one's own, for the same samples.
-
-    The columns `path` and `split` are needed; `box` (x1 y1 x2 y2) tells the boxes of an image apart, and a file
-    without it divides whole images. Samples that it does not list are in no part.
-
-    Raises:
-        UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
-    """
-    table: dict[tuple[str, str], str] = {}
-    by_box = False
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            if missing := {"path", "split"} - set(columns):
-                raise ValueError(f"no column {' and '.join(sorted(missing))}, its first line is {','.join(columns)!r}")
-            by_box = "box" in columns
-            for line in reader:
-                name, key = line["split"], (line["path"], (line["box"] or "") if by_box else "")
-                if name not in SPLITS:
-                    raise ValueError(f"line {reader.line_num}: unknown split {name!r}, not {', '.join(SPLITS)}")
-                if table.setdefault(key, name) != name:
-                    raise ValueError(f"line {reader.line_num}: {key[0]} is in {table[key]} and in {name}")
-        if not table:
-            raise ValueError("no samples")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
-    rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
-    found = set()
-    for row in range(len(samples)):
-        key = (samples.relative_path(row), _box_text(samples, row) if by_box else "")
-        if key in table:  # else a file that came after the split was made
-            rows_by_name[table[key]].append(row)
-            found.add(key)
-    if gone := [file_path for file_path, box in table if (file_path, box) not in found]:
-        raise UserError(
-            f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
-            f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
-        )
-    return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from classifier.data.decode import INTERPOLATIONS, Box, Crop, Picture, Region, decode
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, require_choice, require_number, require_whole
 from classifier.instantiate import build
 
 RESIZE_MODES = ("crop", "squash", "pad")
@@ -34,17 +34,15 @@ class Preprocessing:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZE_MODES:
-            raise UserError(f"data.resize={self.resize} is unknown: {did_you_mean(self.resize, RESIZE_MODES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            hint = did_you_mean(self.interpolation, INTERPOLATIONS)
-            raise UserError(f"data.interpolation={self.interpolation} is unknown: {hint}")
+        require_choice("data.resize", self.resize, RESIZE_MODES)
+        require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+        require_number("data.crop_pct", self.crop_pct)
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"data.crop_pct={self.crop_pct} must lie above 0 and at most at 1")
-        if min(self.image_size) < 1:
-            raise UserError(f"data.image_size={list(self.image_size)} must be positive")
+        for side in self.image_size:
+            require_whole("data.image_size", side, 1)
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from classifier.errors import UserError
+from classifier.errors import UserError, require_choice
 
 
 class SimpleCNN(nn.Module):
@@ -46,8 +46,7 @@ class SimpleCNN(nn.Module):
             raise UserError(
                 "SimpleCNN has no pretrained weights: use model.pretrained=false, or init_from=... for yours"
             )
-        if head not in ("flatten", "avg"):
-            raise UserError(f"model.head={head} is unknown: choose flatten or avg")
+        require_choice("model.head", head, ("flatten", "avg"))
         height, width = (side >> len(widths) for side in image_size)
         if height < 1 or width < 1:
             raise UserError(

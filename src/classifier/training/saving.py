@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import classifier
 from classifier.data import ClassificationDataModule
-from classifier.data.split import write_split
+from classifier.data.split_file import write_split
 from classifier.errors import UserError
 from classifier.training.checkpoint import RUN_KEY
 

@@ -1,6 +1,7 @@
 """A checkpoint on labelled images -> metrics.json and predictions.csv."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
 
-WHERE = ("_target_", "root", "table", "annotations", "name")  # settings that say which data is meant
+# settings that say which data is meant; another one, such as a margin, leaves the images what they are, and those that
+# were trained on must then not be taken for new
+WHERE = ("_target_", "root", "table", "annotations", "images", "image_sets", "name", "options",
+         "x_train", "y_train", "x_val", "y_val", "x_test", "y_test")  # fmt: skip
+DIVISION = ("fold", "limit_per_class", "group_pattern")  # made the run's own split.csv, and are for no other data
 
 
 class PredictionRows(pl.Callback):
@@ -101,25 +106,32 @@ def _data_of(
     The run's own is divided as it was then, whatever was added to the folder since. Of another folder that has no
     parts of its own, all images are new to the model, and all are evaluated by default.
     """
-    typed = (
-        {text.partition("=")[0] for text in HydraConfig.get().overrides.task} if HydraConfig.initialized() else set()
-    )
-    same_root = all(settings.get(key) == record["config"]["data"].get(key) for key in WHERE)
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    typed = {text.partition("=")[0].lstrip("+") for text in overrides}
+    trained_on = record["config"]["data"]
+    same_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in WHERE)
     # images are read as in training, whatever data section is chosen, unless told otherwise
     stored = model.preprocessing.to_dict()
     settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}
     settings["augment"] = None
     if "data.split_file" not in typed:
-        settings["split_file"] = str(split_file) if same_root and split_file.is_file() else None
+        settings["split_file"] = str(split_file) if same_data and split_file.is_file() else None
+    if settings["split_file"] is not None or not same_data:
+        settings |= {key: None for key in DIVISION if f"data.{key}" not in typed}
     datamodule = build_datamodule(settings, classes=list(model.classes))
-    if same_root:  # what is meant to be another folder is not made or fetched
+    if same_data:  # what is meant to be another folder is not made or fetched
         datamodule.prepare_data()
     datamodule.setup()
-    if same_root and datamodule.samples.fingerprint() != record["data_fingerprint"]:
+    if same_data and datamodule.samples.fingerprint() != record["data_fingerprint"]:
         log.warning("%s is not as it was in training: files came, went or changed their class", datamodule.source.root)
-    divided = same_root or (datamodule.samples.splits != UNASSIGNED).any()
+    divided = same_data or (datamodule.samples.splits != UNASSIGNED).any()
     datamodule.test_split = "test" if divided else "all"
     return datamodule
+
+
+def _place(value: Any) -> Any:
+    """`value`, equal for all spellings of a path."""
+    return os.path.realpath(value) if isinstance(value, str) else value
 
 
 def _write_predictions(path: Path, datamodule: ClassificationDataModule, collector: PredictionRows) -> None:

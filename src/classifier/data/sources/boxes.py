@@ -1,11 +1,10 @@
 """Boxes of annotated objects: which of an image's objects become samples, and how much around them."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from classifier.data.decode import Box
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, require_number
 
 OBJECTS = ("all", "largest", "first")
 FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
@@ -22,15 +21,11 @@ class BoxedObject(NamedTuple):
         return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
 
 
-def require_choice(key: str, value: str, options: Sequence[str]) -> None:
-    """Raise a UserError where data.`key` is none of `options`."""
-    if value not in options:
-        raise UserError(f"data.{key}={value} is unknown: {did_you_mean(str(value), options)}")
-
-
 def require_margin(margin: float) -> None:
+    """Raise a UserError unless it can be added around a box."""
+    require_number("data.margin", margin)
     if margin < 0:
-        raise UserError(f"data.margin={margin} must not be negative")
+        raise UserError(f"data.margin={margin} must not be negative: use data.margin=0 for the box alone")
 
 
 def choose(objects: list[BoxedObject], which: str) -> list[BoxedObject]:

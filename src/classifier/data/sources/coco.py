@@ -12,12 +12,12 @@ import numpy as np
 
 from classifier.data.decode import Box
 from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
-from classifier.data.sources.boxes import OBJECTS, choose, require_choice, require_margin, with_margin
+from classifier.data.sources.boxes import OBJECTS, choose, require_margin, with_margin
 from classifier.data.sources.class_names import match_classes
 from classifier.data.sources.coco_file import read_instances
 from classifier.data.sources.folder import require_folder
 from classifier.data.sources.listing import Listing, sub_folder
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, did_you_mean, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class CocoSource:
         margin: float = 0.0,
         crowd: str = "skip",
     ) -> None:
-        require_choice("objects", objects, OBJECTS)
-        require_choice("crowd", crowd, CROWD)
+        require_choice("data.objects", objects, OBJECTS)
+        require_choice("data.crowd", crowd, CROWD)
         require_margin(margin)
         self.root = root
         self.objects = objects

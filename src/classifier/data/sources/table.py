@@ -10,12 +10,12 @@ import numpy as np
 
 from classifier.data.decode import Box
 from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
-from classifier.data.sources.boxes import covering, require_choice
+from classifier.data.sources.boxes import covering
 from classifier.data.sources.class_names import match_classes
 from classifier.data.sources.folder import EXTENSIONS, SPLIT_FOLDERS, require_folder
 from classifier.data.sources.listing import Listing, inside, sub_folder
 from classifier.data.sources.table_file import read_table
-from classifier.errors import UserError
+from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class TableSource:
         images: str | None = None,
         extension: str | None = None,
     ) -> None:
-        require_choice("box_format", box_format, BOX_FORMATS)
+        require_choice("data.box_format", box_format, BOX_FORMATS)
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
             raise UserError(
                 f"data.box_columns={box_columns} must name four columns: use data.box_columns=[xmin,ymin,xmax,ymax]"

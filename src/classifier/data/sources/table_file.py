@@ -3,7 +3,7 @@
 import csv
 import io
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from classifier.data.samples import Problem
@@ -26,7 +26,7 @@ def read_table(path: Path, columns: Mapping[str, str], problems: list[Problem]) 
         UserError: The file is missing, not in UTF-8, has bad quotes, or lacks a column.
     """
     text = _text(path)
-    delimiter = _delimiter(path, text, columns)
+    delimiter = _delimiter(path, text, columns.values())
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     try:
@@ -48,6 +48,36 @@ def read_table(path: Path, columns: Mapping[str, str], problems: list[Problem]) 
         raise UserError(f"{path} is empty: name a table with data.table=...")
 
 
+def read_fixed(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Yield the same of a file whose columns have these names, such as split.csv; `optional` ones follow, or "".
+
+    Cells stay as they are: paths may have blanks at their ends, and bytes outside of UTF-8 (as surrogateescape).
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It has bad quotes, lacks a column, or a line has too few cells.
+    """
+    text = path.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=_delimiter(path, text, [*columns, *optional]), strict=True
+    )
+    try:
+        names = [cell.strip() for cell in next(reader, [])]
+        for column in columns:
+            if column not in names:
+                hint = f"its first line names: {', '.join(names)[:300]}; {did_you_mean(column, names)}"
+                raise ValueError(f"no column {column!r}, {hint if names else 'it is empty'}")
+        positions = [names.index(column) if column in names else None for column in (*columns, *optional)]
+        for cells in reader:
+            if not any(cells):
+                continue
+            if len(cells) < len(names):
+                raise ValueError(f"line {reader.line_num} has {len(cells)} cells, the first line {len(names)}")
+            yield reader.line_num, ["" if position is None else cells[position] for position in positions]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
@@ -65,9 +95,10 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _delimiter(path: Path, text: str, columns: Mapping[str, str]) -> str:
+def _delimiter(path: Path, text: str, columns: Iterable[str]) -> str:
     if path.suffix.lower() in (".tsv", ".tab"):
         return "\t"
+    wanted = set(columns)
     first = next((line for line in io.StringIO(text) if line.strip()), "")
 
     def found(delimiter: str) -> tuple[int, int]:
@@ -75,7 +106,7 @@ def _delimiter(path: Path, text: str, columns: Mapping[str, str]) -> str:
             names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter))]
         except csv.Error:
             return 0, 0
-        return len(set(names) & set(columns.values())), len(names)
+        return len(set(names) & wanted), len(names)
 
     return max(DELIMITERS, key=found)
 

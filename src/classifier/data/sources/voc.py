@@ -9,12 +9,12 @@ import numpy as np
 
 from classifier.data.decode import Box
 from classifier.data.samples import UNASSIGNED, Problem, Samples
-from classifier.data.sources.boxes import OBJECTS, BoxedObject, choose, require_choice, require_margin, with_margin
+from classifier.data.sources.boxes import OBJECTS, BoxedObject, choose, require_margin, with_margin
 from classifier.data.sources.class_names import match_classes
 from classifier.data.sources.folder import image_files, require_folder
 from classifier.data.sources.image_sets import read_image_sets
 from classifier.data.sources.voc_annotation import read_annotation
-from classifier.errors import UserError
+from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ class VocSource:
         difficult: str = "keep",
         truncated: str = "keep",
     ) -> None:
-        require_choice("objects", objects, OBJECTS)
-        require_choice("class_from", class_from, CLASS_FROM)
-        require_choice("difficult", difficult, MARKED)
-        require_choice("truncated", truncated, MARKED)
+        require_choice("data.objects", objects, OBJECTS)
+        require_choice("data.class_from", class_from, CLASS_FROM)
+        require_choice("data.difficult", difficult, MARKED)
+        require_choice("data.truncated", truncated, MARKED)
         require_margin(margin)
         self.root = root
         self.images = root / images

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import SPLITS, UNASSIGNED
-from classifier.data.split import grouped, read_split
 from classifier.errors import UserError
 from classifier.tools.check.class_remarks import class_remarks
 from classifier.tools.check.duplicate_remarks import duplicate_remarks, near_duplicate_remarks
@@ -36,9 +35,7 @@ def check_data(config: DictConfig) -> int:
     datamodule = build_datamodule(settings["data"])
     limits = Limits.of(settings, datamodule.preprocessing.image_size)
     datamodule.prepare_data()
-    samples, problems = datamodule.source.read(datamodule.given_classes)
-    if datamodule.group_pattern is not None:
-        samples = grouped(samples, datamodule.group_pattern)
+    samples, problems = datamodule.read()
     reading = read_all(samples)
     parts = parts_of(reading, datamodule)
     remarks = [Remark(Kind.ANNOTATION, (problem.path,), problem.reason) for problem in problems]
@@ -62,11 +59,6 @@ def parts_of(reading: Reading, datamodule: ClassificationDataModule) -> np.ndarr
     if len(usable) == 0:
         return parts
     boxes = None if reading.samples.boxes is None else reading.boxes[usable].astype(np.int32)
-    samples = reading.samples.select(usable, boxes)
-    if datamodule.split_file is not None:
-        split = read_split(Path(datamodule.split_file), samples)
-    else:
-        split = datamodule.splitting.split(samples)
-    for name, rows in split.items():
+    for name, rows in datamodule.divide(reading.samples.select(usable, boxes)).items():
         parts[usable[rows]] = SPLITS.index(name)
     return parts

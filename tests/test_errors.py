@@ -1,0 +1,33 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classifier.errors import UserError, require_choice, require_number, require_whole
+
+
+def test_what_fits_passes() -> None:
+    require_choice("data.cache", "ram", ("none", "ram"))
+    for value in (3, np.int64(4)):
+        require_whole("data.fold", value, 3, 4)
+    for number in (0, -1.5, np.float32(2)):
+        require_number("data.margin", number)
+
+
+def test_an_unknown_choice() -> None:
+    with pytest.raises(UserError, match=r"^data\.cache=rom is unknown: did you mean ram\?$"):
+        require_choice("data.cache", "rom", ("none", "ram"))
+    with pytest.raises(UserError, match=r"^data\.cache=7 is unknown: choose from: none, ram$"):
+        require_choice("data.cache", 7, ("none", "ram"))
+
+
+@pytest.mark.parametrize("value", [2, 5, 3.0, "3", True, None, float("nan")])
+def test_no_whole_number(value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^data\.fold={value} must be a whole number from 3 to 4, or null$"):
+        require_whole("data.fold", value, 3, 4, ", or null")
+
+
+@pytest.mark.parametrize("value", ["3", True, None, float("nan"), float("inf")])
+def test_no_number(value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^data\.margin={value} must be a number$"):
+        require_number("data.margin", value)
