@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 from classifier.data.samples import Samples
 from classifier.data.sources.folder import EXTENSIONS
 from classifier.errors import UserError
+from classifier.files import whole_file
 from classifier.parallel import tracked
 from classifier.tools.data import open_data
 from classifier.tools.folders import Entry, how_to_read, plan, require_only, source_name, write_list
 from classifier.tools.keys import choice, flag
-from classifier.tools.output import require_folder_apart, whole_file
+from classifier.tools.output import require_folder_apart
 
 log = logging.getLogger(__name__)
 
