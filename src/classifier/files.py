@@ -73,7 +73,7 @@ def locked(path: Path, key: str = "output") -> Iterator[None]:
         lock.release()
 
 
-def made_once(path: Path, make: Callable[[Path], None], key: str = "output") -> None:
+def made_once(path: Path, make: Callable[[Path], object], key: str = "output") -> None:
     """Where `path` does not exist, `make` it at the scratch path given; a second process waits for the first.
 
     Raises:
