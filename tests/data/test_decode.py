@@ -6,8 +6,9 @@ import torch
 from PIL import Image, ImageOps
 
 from classifier.data import jpeg
-from classifier.data.decode import INTERPOLATIONS, Box, Region, decode
+from classifier.data.decode import INTERPOLATIONS, decode
 from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box, Region
 from classifier.data.stored import ImageError as DecodeError
 from tests.generate import picture, save
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from classifier.data.decode import Box, Picture, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Box, Picture
 from classifier.data.pixels import FORMAT, PixelStore, build_store, in_bytes, new_file, new_memory
 from classifier.data.samples import Samples
 from classifier.data.stored import unreadable

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check_cache import Outcome, Stamp, shared_cache
-from classifier.data.decode import Picture, decode
+from classifier.data.decode import decode
 from classifier.data.header import TAIL, scan
+from classifier.data.picture import Picture
 from classifier.data.samples import Problem, Samples
 from classifier.data.stored import image_problem
 from classifier.errors import UserError, did_you_mean

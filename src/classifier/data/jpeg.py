@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from classifier.data.picture import Box
+
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-
-Box = tuple[int, int, int, int]
 
 ORIENTATION_TAG = 0x0112  # EXIF
 END = b"\xff\xd9"

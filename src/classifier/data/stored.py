@@ -8,14 +8,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from classifier.data import jpeg
-from classifier.data.jpeg import ORIENTATION_TAG, Box
+from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box, Picture
 from classifier.errors import UserError
 
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
-
-
-Region = tuple[float, float, float, float]
-"""x1, y1, x2, y2 in pixels."""
 
 
 class StoredImage(Protocol):
@@ -35,10 +32,6 @@ class StoredImage(Protocol):
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         """The pixels of `part` at 1 / `shrink` of the size, uint8 (height, width, channels)."""
-
-
-Picture = Path | np.ndarray | Image.Image
-"""What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
 
 
 def open_image(picture: Picture) -> StoredImage:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from classifier.data.stored import Box, Picture, Region, unreadable
+from classifier.data.picture import Box, Picture, Region
+from classifier.data.stored import unreadable
 
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 FLIPPED_X = (2, 3, 7, 8)  # of the stored image, before the exchange

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from classifier.data import ClassificationDataModule
 from classifier.data.dataset import ImageDataset
-from classifier.data.decode import Box, Picture, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Box, Picture
 from classifier.data.upright import everything, upright_box, upright_size
 from classifier.errors import UserError
 from classifier.files import require_outside, whole_file

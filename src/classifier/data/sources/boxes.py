@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from classifier.data.decode import Box
+from classifier.data.picture import Box
 from classifier.errors import UserError, did_you_mean
 
 OBJECTS = ("all", "largest", "first")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from classifier.data.check import cause_of
-from classifier.data.decode import Box, Picture, Region, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Box, Picture, Region
 from classifier.tools.check.remarks import Kind
 
 THUMBNAIL = 16  # pixels of a side
