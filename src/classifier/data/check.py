@@ -18,6 +18,7 @@ from classifier.data.header import TAIL, scan
 from classifier.data.picture import Picture
 from classifier.data.samples import Problem, Samples
 from classifier.data.stored import image_problem
+from classifier.data.upright import everything
 from classifier.errors import UserError, did_you_mean
 
 CHECKS = ("quick", "full", "none")
@@ -44,7 +45,7 @@ def image_size(picture: Picture, check: str) -> tuple[int, int]:
         size, whole = ((header.width, header.height), header.whole) if header else _read_by_pillow(file, length)
     require_reasonable(size)
     if check == "full" or not whole:
-        decode(picture, None, lambda width, height: (0, 0, width, height), (size[1], size[0]))
+        decode(picture, None, everything, (size[1], size[0]))
     return size
 
 

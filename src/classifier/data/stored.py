@@ -44,14 +44,28 @@ def open_image(picture: Picture) -> StoredImage:
     return (jpeg.parse(data) if data.startswith(b"\xff\xd8\xff") else None) or PillowImage(Image.open(BytesIO(data)))
 
 
+def exif_of(image: Image.Image) -> Image.Exif:
+    """What stands in front of the pixels, which are not decoded.
+
+    A PNG can have it behind them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
+    times as long as the header, so that it is not looked for there, by any caller.
+    """
+    return Image.Image.getexif(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's, 1 to 8, by which the image has yet to be turned."""
+    # Pillow turns TIFFs itself, and gives their size as turned
+    return 1 if image.format == "TIFF" else exif_of(image).get(ORIENTATION_TAG, 1)
+
+
 class PillowImage:
     """An image in any format that Pillow reads; the part is cut out after all of it is decoded."""
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image
         self.width, self.height = image.size
-        # Pillow turns TIFFs itself, and gives their size as turned
-        self.orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG, 1)
+        self.orientation = orientation_of(image)
         self.max_shrink = 8 if image.format == "JPEG" else 1
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
