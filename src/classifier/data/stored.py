@@ -41,7 +41,7 @@ def open_image(picture: Picture) -> StoredImage:
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
     data = picture.read_bytes()
-    return (jpeg.parse(data) if data.startswith(b"\xff\xd8\xff") else None) or PillowImage(Image.open(BytesIO(data)))
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(Image.open(BytesIO(data)))
 
 
 def exif_of(image: Image.Image) -> Image.Exif:

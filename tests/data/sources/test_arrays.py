@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classifier.data.check import check_images
 from classifier.data.modules import ArrayDataModule
 from classifier.data.samples import SPLITS, Samples
 from classifier.data.sources import array_store
 from classifier.data.sources.array_files import ArrayFiles
+from classifier.data.sources.array_store import ArrayStore
 from classifier.data.sources.arrays import ArraySource
 from classifier.errors import UserError
 from tests import generate
@@ -40,6 +42,8 @@ def pixels(samples: Samples, row: int) -> np.ndarray:
     image = samples.image(row)
     assert isinstance(image, np.ndarray)
     assert image.dtype == np.uint8
+    assert isinstance(samples.store, ArrayStore)
+    assert samples.store.size(row) == (image.shape[1], image.shape[0])
     return image
 
 
@@ -304,6 +308,17 @@ def test_no_room_to_unpack(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"cannot write .* are needed, .* free\): name another place with data\.cache_dir="
     with pytest.raises(UserError, match=message):
         read(npz)
+
+
+def test_the_quick_check_reads_no_image(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = read(write(npz, IMAGES.astype(np.float32)))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(array_store, "to_uint8", refuse)
+    assert check_images(samples, "quick")[1] == []
+    assert len(check_images(samples, "full")[1]) == 6
 
 
 @pytest.mark.parametrize("compressed", [False, True])
