@@ -43,7 +43,7 @@ def split(config: DictConfig) -> Path:
     entries = plan(samples, datamodule.split, partial(_name, samples))
     if output.exists():
         require_only(output, entries)
-    todo = [entry for entry in entries if not _is_done(output / entry.path, samples.path(entry.row), overwrite)]
+    todo = [entry for entry in entries if not _is_done(output / entry.path, samples.path(entry.row), mode, overwrite)]
     for entry in tracked(todo, "writing", len(todo)):
         _write(output / entry.path, samples, entry, mode)
     write_list(output, samples, entries)
@@ -71,15 +71,19 @@ def _name(samples: Samples, row: int) -> tuple[str, str]:
     return name.stem, name.suffix
 
 
-def _is_done(target: Path, source: Path, overwrite: bool) -> bool:
-    """Whether `target` has the content of `source`; a link whose file is gone has none."""
+def _is_done(target: Path, source: Path, mode: str, overwrite: bool) -> bool:
+    """Whether `target` has the content of `source`, and is no link where it is to be a copy.
+
+    A link whose file is gone has no content.
+    """
     if overwrite or not target.exists():
         return False
     if not target.is_file():
         raise UserError(f"{target} is not a file: remove it, or name another place with output=...")
+    same = target.samefile(source)
     # equal sizes and times are taken for equal content, as copies keep them
-    if target.samefile(source) or filecmp.cmp(source, target):
-        return True
+    if same or filecmp.cmp(source, target):
+        return not (mode == "copy" and (same or target.is_symlink()))
     raise UserError(f"{target} exists with other content than {source}: use overwrite=true, or another output=...")
 
 
