@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -83,7 +85,8 @@ def test_boxes_are_cut_before(annotated: Path, tmp_path: Path) -> None:
 def test_the_short_side_is_shrunk_and_never_enlarged(tmp_path: Path, size: tuple[int, int]) -> None:
     path = generate.save(generate.picture("red", size), tmp_path / "x.png")
     for side in (32, 90, 500):
-        pixels = Shrunk(side, "bilinear", 3)(path, None)
+        form = Shrunk(side, "bilinear", 3)
+        pixels = form(path, None, form.shape(*size))
         wanted = min(side, *size)
         assert min(pixels.shape[1:]) == wanted
         assert pixels.shape[2] / pixels.shape[1] == pytest.approx(size[0] / size[1], rel=0.03)
@@ -140,7 +143,7 @@ def test_a_half_built_one_is_never_used(folder: Path, tmp_path: Path) -> None:
     whole = epoch(ready(folder, tmp_path))
     (path,) = files(tmp_path)
     # as a killed process leaves it
-    Path(f"{path}.part").write_bytes(path.read_bytes()[:-5000] + bytes(5000))
+    path.with_name(f".{path.name}.part").write_bytes(path.read_bytes()[:-5000] + bytes(5000))
     path.unlink()
     assert torch.equal(epoch(ready(folder, tmp_path)), whole)
     assert files(tmp_path) == [path]
@@ -153,7 +156,51 @@ def test_an_image_that_breaks_after_the_check_leaves_no_cache(folder: Path, tmp_
     broken.write_bytes(broken.read_bytes()[:300])
     with pytest.raises(UserError, match=broken.name):
         module.train_dataloader()
-    assert [path for path in files(tmp_path / "kept") if path.suffix != ".part"] == []
+    assert files(tmp_path / "kept") == []
+
+
+def test_an_interrupted_build_leaves_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        assert len(files(tmp_path)) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("classifier.data.cache.decode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ready(folder, tmp_path).train_dataloader()
+    assert files(tmp_path) == []
+
+
+def test_an_image_that_is_gone_after_the_check(folder: Path, tmp_path: Path) -> None:
+    root = generate.copy(folder, tmp_path / "photos")
+    module = ready(root, tmp_path / "kept")
+    gone = module.samples.path(int(module.split["train"][0]))
+    gone.unlink()
+    with pytest.raises(UserError, match=f"cannot read the image .*{gone.name}"):
+        module.train_dataloader()
+
+
+def test_a_cache_in_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    """The next run would take it for a class."""
+    root = generate.copy(folder, tmp_path / "photos")
+    module = ready(root, root / "cache")
+    with pytest.raises(UserError, match=r"data\.cache_dir=.*cache lies in the data folder"):
+        module.train_dataloader()
+    assert sorted(path.name for path in root.iterdir()) == sorted(generate.CLASSES)
+    ready(root, root / "cache", "ram").train_dataloader()
+
+
+def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*: name another place with data\.cache_dir="):
+        ready(folder, tmp_path / "file" / "cache").train_dataloader()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"no space left for .* or use data\.cache_dir="):
+        ready(folder, tmp_path).train_dataloader()
+    assert files(tmp_path) == []
 
 
 def test_too_little_space_is_said_before(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,32 @@ def test_nothing_is_written(tmp_path: Path, check: str) -> None:
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(tmp_path.iterdir())}
 
 
+class Store:
+    """Of which the second image is damaged."""
+
+    def read(self, item: int) -> np.ndarray:
+        if item == 1:
+            raise OSError("image file is truncated")
+        return np.zeros((6, 8, 3), np.uint8)
+
+
+class Sized(Store):
+    def size(self, item: int) -> tuple[int, int]:
+        return 8, 6
+
+
+@pytest.mark.parametrize("store", [Store(), Sized()])
+@pytest.mark.parametrize("check", CHECKS)
+def test_images_out_of_a_store(tmp_path: Path, store: Store, check: str) -> None:
+    names, boxes = ["a/0", "a/1", "a/2"], [(-5, 2, 50, 50)] * 3
+    samples = Samples.build(tmp_path / "x.npz", ["a"], names, [0] * 3, boxes=boxes, store=store)
+    usable, problems = check_images(samples, check)
+    trusted = isinstance(store, Sized) and check != "full"
+    assert problems == ([] if trusted else [Problem("a/1", "image file is truncated")])
+    assert [usable.relative_path(row) for row in range(len(usable))] == (names if trusted else ["a/0", "a/2"])
+    assert {usable.box(row) for row in range(len(usable))} == {(0, 2, 8, 6)}
+
+
 def test_an_unknown_check_is_answered_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.check=ful is unknown: did you mean full"):
         check_images(table(tmp_path, []), "ful")

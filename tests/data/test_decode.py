@@ -3,12 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from classifier.data import jpeg
-from classifier.data.decode import INTERPOLATIONS, Box, Region, decode
+from classifier.data.decode import INTERPOLATIONS, decode
 from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box, Region
 from classifier.data.stored import ImageError as DecodeError
+from classifier.data.upright import upright_size
 from tests.generate import picture, save
 
 
@@ -51,6 +53,31 @@ def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None
     upright = np.asarray(ImageOps.exif_transpose(stored), dtype=int)
     assert upright.shape[:2] == ((48, 32) if orientation > 4 else (32, 48))
     assert np.abs(read(path, size=upright.shape[:2]) - upright).max() <= 4
+
+
+def test_a_size_is_known_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a PNG, too: Pillow's own way to its EXIF goes through the pixels."""
+    plain, turned = save(picture("red", (48, 32)), tmp_path / "plain.png"), tmp_path / "turned.png"
+    with_orientation(picture("red", (48, 32)), turned, 6)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert [upright_size(path) for path in (plain, turned)] == [(48, 32), (32, 48)]
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_is_not_looked_for(tmp_path: Path) -> None:
+    """Neither for the size nor in decoding: what matters most is that they agree."""
+    path = with_orientation(noise(48, 32), tmp_path / "x.png", 6)
+    content = path.read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+    path.write_bytes(content[:at] + content[end:-12] + content[at:end] + content[-12:])
+    with Image.open(path) as image:
+        assert image.getexif()[ORIENTATION_TAG] == 6
+    assert upright_size(path) == (48, 32)
+    assert np.array_equal(read(path), np.asarray(noise(48, 32)))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.data.decode import Region, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Region
 from classifier.data.upright import everything, upright_box, upright_size
 from classifier.tools import lettering
 from classifier.tools.lettering import fitted, letters

@@ -87,6 +87,16 @@ def test_links_are_overwritten_and_not_written_through(work: Path) -> None:
     assert not list((work / "out").rglob(".*"))
 
 
+@pytest.mark.parametrize("mode", ["symlink", "hardlink"])
+def test_a_copy_replaces_the_links_of_an_earlier_call(work: Path, mode: str) -> None:
+    script("split", *SMALL, f"mode={mode}", cwd=work)
+    result = script("split", *SMALL, "mode=copy", cwd=work)
+    assert "60 written, 0 were there" in result.out
+    for path in image_files(work / "out"):
+        assert (path.is_symlink(), path.stat().st_nlink) == (False, 1)
+    assert "0 written, 60 were there" in script("split", *SMALL, "mode=copy", cwd=work).out
+
+
 def test_a_link_whose_file_has_gone_is_replaced(work: Path) -> None:
     script("split", *SMALL, cwd=work)
     broken = next(image_files(work / "out"))

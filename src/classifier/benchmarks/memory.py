@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from classifier.data.dataset import ImageDataset
-from classifier.data.decode import Box, Picture
 from classifier.data.loader import EpochSampler, ResumableLoader
+from classifier.data.picture import Box, Picture
 from classifier.data.samples import Samples
 from classifier.data.split import Splitting
 

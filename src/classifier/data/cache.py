@@ -4,18 +4,21 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
-from classifier.data.decode import Box, Picture, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Box, Picture
 from classifier.data.pixels import FORMAT, PixelStore, build_store, in_bytes, new_file, new_memory
 from classifier.data.samples import Samples
+from classifier.data.stored import unreadable
 from classifier.data.transforms import Preprocessing
 from classifier.data.upright import everything, upright_size
 from classifier.errors import UserError, require_choice
+from classifier.files import made_once, require_outside
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +44,8 @@ class Shrunk:
         scale = min(1.0, self.short_side / min(width, height))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def __call__(self, picture: Picture, box: Box | None) -> torch.Tensor:
-        shape = self.shape(*upright_size(picture, box))
+    def __call__(self, picture: Picture, box: Box | None, shape: tuple[int, int]) -> torch.Tensor:
+        """Read it at the `shape` that is kept."""
         return decode(
             picture,
             box,
@@ -96,19 +99,19 @@ class Cache:
         def shape(item: int) -> tuple[int, int]:
             return form.image_size if isinstance(form, Preprocessing) else form.shape(*upright_size(*picture(item)))
 
+        def read(item: int, shape: tuple[int, int]) -> torch.Tensor:
+            return form(*picture(item)) if isinstance(form, Preprocessing) else form(*picture(item), shape)
+
         def build(allocate: Callable[[int], torch.Tensor]) -> PixelStore:
-            return build_store(len(rows), form.channels, shape, lambda item: form(*picture(item)), allocate)
+            return build_store(len(rows), form.channels, shape, read, allocate)
 
         if self.where == "ram":
             store = build(new_memory)
         else:
+            # a source may take a folder in the data for a class
+            require_outside(self.folder, samples.root, "data.cache_dir")
             path = self.folder / "pixels" / f"{samples.root.resolve().name}_{_key(samples, rows, form)}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                if not path.is_file():
-                    scratch = Path(f"{path}.part")
-                    build(lambda length: new_file(scratch, length))
-                    scratch.replace(path)
+            made_once(path, lambda scratch: build(partial(new_file, scratch)), "data.cache_dir")
             store = PixelStore(path, form.channels)
             log.info("reading %d images from %s (%s)", len(rows), path, in_bytes(store.length))
         items = np.full(len(samples), -1, dtype=np.int64)
@@ -124,7 +127,10 @@ def stored_pixels(picture: Picture, box: Box | None = None) -> torch.Tensor:
 def _key(samples: Samples, rows: np.ndarray, form: Form) -> str:
     digest = hashlib.sha256(FORMAT + repr((type(form).__name__, asdict(form))).encode())
     for row in rows.tolist():
-        state = samples.path(row).stat()
+        try:
+            state = samples.path(row).stat()
+        except OSError as error:
+            raise unreadable(samples.path(row), error) from error
         name = (samples.relative_path(row), state.st_size, state.st_mtime_ns, samples.box(row))
         digest.update(repr(name).encode())
     return digest.hexdigest()[:16]

@@ -3,8 +3,8 @@
 import os
 import struct
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import FileIO
 from itertools import chain
 from pathlib import Path
@@ -13,29 +13,28 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check_cache import Outcome, Stamp, shared_cache
-from classifier.data.decode import Picture, decode
-from classifier.data.header import TAIL, scan
-from classifier.data.samples import Problem, Samples
+from classifier.data.decode import decode
+from classifier.data.header import PNG_END, scan
+from classifier.data.jpeg import END, TAIL
+from classifier.data.samples import Problem, Samples, SizedStore
 from classifier.data.stored import image_problem
+from classifier.data.upright import everything
 from classifier.errors import UserError, require_choice
+from classifier.parallel import parallel_map, worker_count
 
 CHECKS = ("quick", "full", "none")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out
-END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\0;"}
+END_MARKS = {"JPEG": END, "MPO": END, "PNG": PNG_END, "GIF": b"\0;"}
 CHUNK = 64  # files a task: handing one over takes longer than reading one header
 
 
-def image_size(picture: Picture, check: str) -> tuple[int, int]:
+def image_size(path: Path, check: str) -> tuple[int, int]:
     """Width and height, in pixels, from the header; raises on a file that cannot be used.
 
     The quick check reads the header and looks for the end mark, and decodes only what fails that; it costs about one
     per cent of decoding. The full one decodes, and so finds damage in the middle too.
     """
-    if isinstance(picture, np.ndarray):
-        return picture.shape[1], picture.shape[0]
-    if isinstance(picture, Image.Image):
-        return picture.size
-    with FileIO(picture) as file:
+    with FileIO(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise ValueError("empty file (0 bytes)")
@@ -43,8 +42,20 @@ def image_size(picture: Picture, check: str) -> tuple[int, int]:
         size, whole = ((header.width, header.height), header.whole) if header else _read_by_pillow(file, length)
     require_reasonable(size)
     if check == "full" or not whole:
-        decode(picture, None, lambda width, height: (0, 0, width, height), (size[1], size[0]))
+        decode(path, None, everything, (size[1], size[0]))
     return size
+
+
+def _size_in_store(samples: Samples, row: int, check: str) -> tuple[int, int]:
+    """Width and height of an image that is no file; raises on one that cannot be read."""
+    if check != "full" and isinstance(samples.store, SizedStore) and samples.items is not None:
+        return samples.store.size(int(samples.items[row]))
+    picture = samples.image(row)
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0]
+    assert isinstance(picture, Image.Image)
+    picture.load()
+    return picture.size
 
 
 def require_reasonable(size: tuple[int, int]) -> None:
@@ -89,7 +100,7 @@ def check_images(samples: Samples, check: str, cache_dir: Path | None = None) ->
         level = "full" if check == "full" else "quick"  # boxes need the sizes
         outcomes = _outcomes(samples.root, paths, level, cache_dir)
     else:
-        outcomes = [_look(samples.image(int(row)), check)[0] for row in first_rows]
+        outcomes = [_look(partial(_size_in_store, samples, row, check))[0] for row in first_rows.tolist()]
     named = zip(paths, outcomes, strict=True)
     problems = [Problem(path, outcome.reason) for path, outcome in named if outcome.reason]
     sizes = np.array([(outcome.width, outcome.height) for outcome in outcomes]).reshape(-1, 2)[inverse]
@@ -110,38 +121,45 @@ def check_images(samples: Samples, check: str, cache_dir: Path | None = None) ->
 
 def _outcomes(root: Path, paths: Sequence[str], check: str, cache_dir: Path | None) -> list[Outcome]:
     """What is known of each file; those that are new or changed are read."""
-    outcomes: dict[str, Outcome] = {}
-    with shared_cache(cache_dir, root, check) as known, ThreadPoolExecutor() as pool, warnings.catch_warnings():
+    outcomes: list[Outcome] = []
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with shared_cache(cache_dir, root, check) as known, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not refused
-        stamps = {path: _stamp(root / path) for path in paths}
-        unknown = []
-        for path, stamp in stamps.items():
-            if stamp is not None and path in known and known[path][0] == stamp:
-                outcomes[path] = known[path][1]
-            else:
-                unknown.append(path)
-        chunks = [unknown[start : start + CHUNK] for start in range(0, len(unknown), CHUNK)]
-        looks = chain.from_iterable(pool.map(lambda chunk: [_look(root / path, check) for path in chunk], chunks))
-        for path, (outcome, lasting) in zip(unknown, looks, strict=True):
-            outcomes[path] = outcome
-            if lasting and (stamp := stamps[path]) is not None:
+
+        def look_at(chunk: Sequence[str]) -> list[tuple[str, Outcome, Stamp | None]]:
+            """Each with its stamp, where that is new and what was found is to be kept."""
+            found: list[tuple[str, Outcome, Stamp | None]] = []
+            for path in chunk:
+                place = f"{root}/{path}"  # a million `Path`s take seconds
+                stamp = _stamp(place)
+                before = known.get(path)
+                if before is not None and before[0] == stamp:
+                    found.append((path, before[1], None))
+                else:
+                    outcome, lasting = _look(partial(image_size, Path(place), check))
+                    found.append((path, outcome, stamp if lasting else None))
+            return found
+
+        for path, outcome, stamp in chain.from_iterable(parallel_map(look_at, chunks, worker_count("auto"))):
+            outcomes.append(outcome)
+            if stamp is not None:
                 known[path] = (stamp, outcome)
-    return [outcomes[path] for path in paths]
+    return outcomes
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: str) -> Stamp | None:
     """None for a file that cannot be asked; reading it will tell why."""
     try:
-        status = path.stat()
-    except OSError:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
         return None
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
-def _look(picture: Picture, check: str) -> tuple[Outcome, bool]:
+def _look(size: Callable[[], tuple[int, int]]) -> tuple[Outcome, bool]:
     """What is found, and whether it stays so as long as the file does."""
     try:
-        return Outcome(*image_size(picture, check)), True
+        return Outcome(*size()), True
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
         cause, reason = cause_of(error)
         # a file that may not be opened, a disk that failed: that can change without the file

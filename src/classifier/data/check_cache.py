@@ -11,6 +11,8 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
+from classifier.files import replacing
+
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the file; one of another format is ignored
@@ -89,7 +91,6 @@ def _load(path: Path, origin: str) -> Known:
 
 def _save(path: Path, origin: str, known: Known) -> None:
     """Write the file, whole or not at all."""
-    scratch = path.with_suffix(".part")  # of this process alone, as it holds the lock
     numbers = [(*stamp, outcome.width, outcome.height) for stamp, outcome in known.values()]
     arrays = {
         "origin": _bytes([origin]),
@@ -98,9 +99,8 @@ def _save(path: Path, origin: str, known: Known) -> None:
         "numbers": np.array(numbers, dtype=np.int64).reshape(-1, 4),
     }
     try:
-        with scratch.open("wb") as file:
+        with replacing(path) as scratch, scratch.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        scratch.replace(path)
     except OSError as error:
         _warn(path, error)
 

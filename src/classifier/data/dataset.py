@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from classifier.data.decode import Box, Picture
+from classifier.data.picture import Box, Picture
 from classifier.data.samples import Samples
 from classifier.seeding import seed_place
 

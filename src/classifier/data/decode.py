@@ -1,18 +1,15 @@
 """A file on disk -> RGB (or grey) pixels of a wanted size: the one function that every verb uses."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from classifier.data.stored import Box, Picture, Region, StoredImage, open_image, unreadable
+from classifier.data.picture import Box, Crop, Picture, Region
+from classifier.data.stored import StoredImage, open_image, unreadable
 from classifier.data.upright import FLIPPED_X, FLIPPED_Y, TRANSPOSED
-
-Crop = Callable[[int, int], Region]
-"""(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

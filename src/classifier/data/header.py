@@ -5,13 +5,12 @@ import zlib
 from io import FileIO
 from typing import NamedTuple
 
-from classifier.data.jpeg import END, PROGRESSIVE, SCAN, SEQUENTIAL, TABLES_AND_NOTES, TAIL
+from classifier.data.jpeg import END, FRAME_HEADER, FRAMES, SCAN, SEGMENT, START, TABLES_AND_NOTES, TAIL
 
 HEAD = 4096  # bytes; holds the whole header of most files
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_END = b"IEND\xaeB`\x82"
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits, by colour type
-JPEG_START = b"\xff\xd8\xff"
 
 
 class Header(NamedTuple):
@@ -28,7 +27,7 @@ def scan(file: FileIO, length: int) -> Header | None:
     None for any other file, and for one that is unusual in any way: that decides nothing, Pillow is to judge it.
     """
     head = file.read(HEAD)
-    if head.startswith(JPEG_START):
+    if head.startswith(START):
         size, mark = _jpeg(file, head), END
     elif head.startswith(PNG_START):
         size, mark = _png(head), PNG_END
@@ -60,11 +59,11 @@ def _jpeg(file: FileIO, head: bytes) -> tuple[int, int] | None:
             head = file.read(HEAD)
             if len(head) < 10:
                 return None
-        fill, code, length = struct.unpack_from(">BBH", head, place)
+        fill, code, length = SEGMENT.unpack_from(head, place)
         if fill != 0xFF or length < 2:
             return None
-        if code in (*SEQUENTIAL, PROGRESSIVE) and size is None:
-            bits, height, width, components = struct.unpack_from(">BHHB", head, place + 4)
+        if code in FRAMES and size is None:
+            bits, height, width, components = FRAME_HEADER.unpack_from(head, place + 4)
             if bits != 8 or components not in (1, 3, 4) or length != 8 + 3 * components:
                 return None
             size = (width, height)

@@ -12,22 +12,25 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from classifier.data.picture import Box
+
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-Box = tuple[int, int, int, int]
-
 ORIENTATION_TAG = 0x0112  # EXIF
+START = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 TAIL = 64  # cameras pad some files behind the end mark
 
 SEQUENTIAL = (0xC0, 0xC1)
-PROGRESSIVE = 0xC2
+FRAMES = (*SEQUENTIAL, 0xC2)  # the last is progressive
 SCAN = 0xDA
 APP1 = 0xE1
 TABLES_AND_NOTES = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+SEGMENT = struct.Struct(">BBH")  # 0xFF, kind, length without the first two
+FRAME_HEADER = struct.Struct(">BHHB")  # bits, height, width, components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +104,18 @@ def parse(data: bytes) -> PlainJpeg | None:
     exif, xmp = b"", b""
     frame, at = 0, 2
     while True:
-        if at + 12 > len(data) or data[at] != 0xFF:
+        if at + 12 > len(data):
             return None
-        marker, length = struct.unpack_from(">BH", data, at + 1)
+        fill, marker, length = SEGMENT.unpack_from(data, at)
+        if fill != 0xFF:
+            return None
         if marker == APP1:
             segment = data[at + 4 : at + 2 + length]
             if segment.startswith(b"Exif\0\0"):
                 exif += segment[6:] if exif else segment
             else:
                 xmp += segment
-        elif marker in SEQUENTIAL or marker == PROGRESSIVE:
+        elif marker in FRAMES:
             frame = at
         elif marker == SCAN:
             break
@@ -119,7 +124,7 @@ def parse(data: bytes) -> PlainJpeg | None:
         at += 2 + length
     if not frame:
         return None
-    bits, height, width, components = struct.unpack_from(">BHHB", data, frame + 4)
+    bits, height, width, components = FRAME_HEADER.unpack_from(data, frame + 4)
     # Pillow is the one to complain of more pixels than it may have
     if bits != 8 or components not in (1, 3) or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 1 << 32):
         return None

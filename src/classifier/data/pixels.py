@@ -50,14 +50,14 @@ def build_store(
     count: int,
     channels: int,
     shape: Callable[[int], tuple[int, int]],
-    read: Callable[[int], torch.Tensor],
+    read: Callable[[int, tuple[int, int]], torch.Tensor],
     allocate: Callable[[int], torch.Tensor],
 ) -> PixelStore:
     """Decode `count` images, on all cores.
 
     Args:
         shape: Number of an image -> its height and width, in pixels.
-        read: Number of an image -> uint8 (channels, height, width).
+        read: Number of an image, and its height and width -> uint8 (channels, height, width).
         allocate: Number of bytes -> the memory to put them in, uint8 (bytes,).
     """
     workers = worker_count("auto")
@@ -73,7 +73,8 @@ def build_store(
     store.table[:] = np.column_stack([np.cumsum(sizes) - sizes, shapes])
 
     def put(item: int) -> None:
-        store.read(item)[:] = read(item).permute(1, 2, 0).numpy()
+        _, height, width = store.table[item].tolist()
+        store.read(item)[:] = read(item, (height, width)).permute(1, 2, 0).numpy()
 
     for _ in tracked(parallel_map(put, range(count), workers), "decoding", count):
         pass

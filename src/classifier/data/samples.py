@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,14 @@ class ImageStore(Protocol):
 
     def read(self, item: int) -> np.ndarray | Image.Image:
         """Image number `item`: uint8 (H, W) or (H, W, C), or a Pillow image."""
+
+
+@runtime_checkable
+class SizedStore(ImageStore, Protocol):
+    """One that knows the sizes of its images without reading them."""
+
+    def size(self, item: int) -> tuple[int, int]:
+        """Width and height, in pixels, of image number `item`."""
 
 
 @dataclass(frozen=True)

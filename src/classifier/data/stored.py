@@ -8,14 +8,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from classifier.data import jpeg
-from classifier.data.jpeg import ORIENTATION_TAG, Box
+from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box, Picture
 from classifier.errors import UserError
 
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
-
-
-Region = tuple[float, float, float, float]
-"""x1, y1, x2, y2 in pixels."""
 
 
 class StoredImage(Protocol):
@@ -37,10 +34,6 @@ class StoredImage(Protocol):
         """The pixels of `part` at 1 / `shrink` of the size, uint8 (height, width, channels)."""
 
 
-Picture = Path | np.ndarray | Image.Image
-"""What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
-
-
 def open_image(picture: Picture) -> StoredImage:
     """Read a file and its header, or take what is in memory."""
     if isinstance(picture, np.ndarray):
@@ -48,7 +41,22 @@ def open_image(picture: Picture) -> StoredImage:
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
     data = picture.read_bytes()
-    return (jpeg.parse(data) if data.startswith(b"\xff\xd8\xff") else None) or PillowImage(Image.open(BytesIO(data)))
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(Image.open(BytesIO(data)))
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """What stands in front of the pixels, which are not decoded.
+
+    A PNG can have it behind them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
+    times as long as the header, so that it is not looked for there, by any caller.
+    """
+    return Image.Image.getexif(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's, 1 to 8, by which the image has yet to be turned."""
+    # Pillow turns TIFFs itself, and gives their size as turned
+    return 1 if image.format == "TIFF" else exif_of(image).get(ORIENTATION_TAG, 1)
 
 
 class PillowImage:
@@ -57,8 +65,7 @@ class PillowImage:
     def __init__(self, image: Image.Image) -> None:
         self.image = image
         self.width, self.height = image.size
-        # Pillow turns TIFFs itself, and gives their size as turned
-        self.orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG, 1)
+        self.orientation = orientation_of(image)
         self.max_shrink = 8 if image.format == "JPEG" else 1
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from classifier.data.decode import INTERPOLATIONS, Box, Crop, Picture, Region, decode
+from classifier.data.decode import INTERPOLATIONS, decode
+from classifier.data.picture import Box, Crop, Picture, Region
 from classifier.errors import UserError, require_choice, require_number, require_whole
 from classifier.instantiate import build
 

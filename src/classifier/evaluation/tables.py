@@ -3,12 +3,11 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from classifier.errors import UserError
+from classifier.files import whole_file
 
 
 def label_columns(top_k: int) -> list[str]:
@@ -31,20 +30,13 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
     Raises:
         UserError: It cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(rows)
-        scratch.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise UserError(
-            f"cannot write {path} ({error}): name another place with output=... or output_dir=..."
-        ) from error
+    with (
+        whole_file(path, "output=... or output_dir") as scratch,
+        scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

@@ -15,11 +15,12 @@ from classifier.data.decode import decode
 from classifier.data.samples import Samples
 from classifier.data.upright import everything, upright_size
 from classifier.errors import UserError
+from classifier.files import whole_file
 from classifier.parallel import parallel_map, tracked, worker_count
 from classifier.tools.data import open_data
 from classifier.tools.folders import LIST, Entry, how_to_read, plan, require_only, source_name, write_list
 from classifier.tools.keys import choice, flag, whole
-from classifier.tools.output import require_folder_apart, whole_file
+from classifier.tools.output import require_folder_apart
 
 log = logging.getLogger(__name__)
 

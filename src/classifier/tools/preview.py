@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw
 
 from classifier.data import ClassificationDataModule
 from classifier.data.dataset import ImageDataset
-from classifier.data.decode import Box, Picture, decode
+from classifier.data.decode import decode
+from classifier.data.picture import Box, Picture
 from classifier.data.upright import everything, upright_box, upright_size
 from classifier.errors import UserError
+from classifier.files import require_outside, whole_file
 from classifier.parallel import tracked
 from classifier.tools.data import open_data
 from classifier.tools.keys import whole
-from classifier.tools.output import require_outside, whole_file
 from classifier.tools.sheet import Row, draw_sheet, shown_size
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 from classifier.data.samples import Samples
 from classifier.data.sources.folder import EXTENSIONS
 from classifier.errors import UserError
+from classifier.files import whole_file
 from classifier.parallel import tracked
 from classifier.tools.data import open_data
 from classifier.tools.folders import Entry, how_to_read, plan, require_only, source_name, write_list
 from classifier.tools.keys import choice, flag
-from classifier.tools.output import require_folder_apart, whole_file
+from classifier.tools.output import require_folder_apart
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def split(config: DictConfig) -> Path:
     entries = plan(samples, datamodule.split, partial(_name, samples))
     if output.exists():
         require_only(output, entries)
-    todo = [entry for entry in entries if not _is_done(output / entry.path, samples.path(entry.row), overwrite)]
+    todo = [entry for entry in entries if not _is_done(output / entry.path, samples.path(entry.row), mode, overwrite)]
     for entry in tracked(todo, "writing", len(todo)):
         _write(output / entry.path, samples, entry, mode)
     write_list(output, samples, entries)
@@ -70,15 +71,19 @@ def _name(samples: Samples, row: int) -> tuple[str, str]:
     return name.stem, name.suffix
 
 
-def _is_done(target: Path, source: Path, overwrite: bool) -> bool:
-    """Whether `target` has the content of `source`; a link whose file is gone has none."""
+def _is_done(target: Path, source: Path, mode: str, overwrite: bool) -> bool:
+    """Whether `target` has the content of `source`, and is no link where it is to be a copy.
+
+    A link whose file is gone has no content.
+    """
     if overwrite or not target.exists():
         return False
     if not target.is_file():
         raise UserError(f"{target} is not a file: remove it, or name another place with output=...")
+    same = target.samefile(source)
     # equal sizes and times are taken for equal content, as copies keep them
-    if target.samefile(source) or filecmp.cmp(source, target):
-        return True
+    if same or filecmp.cmp(source, target):
+        return not (mode == "copy" and (same or target.is_symlink()))
     raise UserError(f"{target} exists with other content than {source}: use overwrite=true, or another output=...")
 
 

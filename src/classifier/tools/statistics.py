@@ -18,9 +18,9 @@ from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
 from classifier.data.upright import upright_size
 from classifier.errors import UserError
+from classifier.files import require_outside, whole_file
 from classifier.parallel import tracked, worker_count
 from classifier.tools.data import open_data
-from classifier.tools.output import require_outside, whole_file
 
 log = logging.getLogger(__name__)
 

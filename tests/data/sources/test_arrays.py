@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classifier.data.check import check_images
 from classifier.data.modules import ArrayDataModule
 from classifier.data.samples import SPLITS, Samples
 from classifier.data.sources import array_store
 from classifier.data.sources.array_files import ArrayFiles
+from classifier.data.sources.array_store import ArrayStore
 from classifier.data.sources.arrays import ArraySource
 from classifier.errors import UserError
 from tests import generate
@@ -40,6 +42,8 @@ def pixels(samples: Samples, row: int) -> np.ndarray:
     image = samples.image(row)
     assert isinstance(image, np.ndarray)
     assert image.dtype == np.uint8
+    assert isinstance(samples.store, ArrayStore)
+    assert samples.store.size(row) == (image.shape[1], image.shape[0])
     return image
 
 
@@ -255,7 +259,7 @@ def test_a_damaged_file(npz: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"set.npz is cut off, damaged or no .npz file .*: copy or save it again"):
         read(npz)
     assert list(npz.parent.glob("cache/arrays/*X_train*.npy")) == []
-    assert list(npz.parent.glob("cache/arrays/*.part")) == []
+    assert list(npz.parent.glob("cache/arrays/*.part")) == list(npz.parent.glob("cache/arrays/.*.part")) == []
 
 
 def test_a_folder_with_an_array_that_is_cut_off(npz: Path) -> None:
@@ -301,8 +305,20 @@ def test_compressed_arrays_are_unpacked_once_for_a_file_as_it_is(npz: Path, capl
 def test_no_room_to_unpack(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate.arrays(npz, per_class=4, compressed=True)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(UserError, match=r"cannot unpack .* are needed, .* free\): use another data\.cache_dir="):
+    message = r"cannot write .* are needed, .* free\): name another place with data\.cache_dir="
+    with pytest.raises(UserError, match=message):
         read(npz)
+
+
+def test_the_quick_check_reads_no_image(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = read(write(npz, IMAGES.astype(np.float32)))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(array_store, "to_uint8", refuse)
+    assert check_images(samples, "quick")[1] == []
+    assert len(check_images(samples, "full")[1]) == 6
 
 
 @pytest.mark.parametrize("compressed", [False, True])

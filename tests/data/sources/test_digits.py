@@ -53,7 +53,7 @@ def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert not root.with_name("digits.part").exists()
+    assert not root.with_name(".digits.part").exists()
     assert Counter(path.parent.name for path in root.rglob("*.png")) == Counter(
         path.parent.name for path in digits.rglob("*.png")
     )
@@ -61,7 +61,7 @@ def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     root = tmp_path / "digits"
-    left = tmp_path / "digits.part" / "0" / "stale.png"
+    left = tmp_path / ".digits.part" / "0" / "stale.png"
     left.parent.mkdir(parents=True)
     left.touch()
     DigitsSource(root).prepare()

@@ -187,6 +187,34 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read(tmp_path, "EuroSAT")) == 24
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_what_is_there_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool) -> None:
+    monkeypatch.setattr("os.access", lambda *_: writable)
+    LAYOUTS["EuroSAT"](tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    opened: list[bool] = []
+    init = datasets.EuroSAT.__init__
+
+    def counted(self: Any, *args: Any, download: bool = False, **options: Any) -> None:
+        opened.append(download)
+        init(self, *args, download=download, **options)
+
+    monkeypatch.setattr(datasets.EuroSAT, "__init__", counted)
+    source = TorchvisionSource(tmp_path, name="EuroSAT", download=True)
+    source.prepare()
+    assert len(source.read()[0]) == 24
+    source.prepare()
+    assert opened == [False]
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / ".lock"] if writable else before)
+    assert len(source.read()[0]) == 24
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*: name another place with data\.root="):
+        TorchvisionSource(tmp_path / "file" / "root", name="EuroSAT", download=True).prepare()
+
+
 def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("no route to host")

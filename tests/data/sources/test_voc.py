@@ -230,6 +230,21 @@ def test_bad_options_name_their_key(tmp_path: Path, key: str, value: Any) -> Non
         VocSource(tmp_path, **{key: value})
 
 
+@pytest.mark.parametrize("key", ["images", "annotations", "image_sets"])
+@pytest.mark.parametrize("where", ["../other", "/other"])
+def test_folders_lie_below_the_root(tmp_path: Path, key: str, where: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key}=.*other must be a folder below data\.root"):
+        VocSource(tmp_path / "root", **{key: where})  # type: ignore[arg-type]
+
+
+def test_folders_may_be_the_root_itself(tmp_path: Path) -> None:
+    root = data(tmp_path / "photos", {"x": document()})
+    (root / "images" / "x.jpg").rename(root / "x.jpg")
+    (root / "annotations" / "x.xml").rename(root / "x.xml")
+    found, problems = read(root, images=".", annotations="./")
+    assert ([name for name, *_ in found], problems) == (["x.jpg"], [])
+
+
 def test_given_classes(annotated: Path) -> None:
     samples, _ = VocSource(annotated).read(["red", "yellow", "green", "blue"])
     assert samples.classes == ("red", "yellow", "green", "blue")

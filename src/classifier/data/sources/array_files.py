@@ -9,13 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from filelock import FileLock
 
 from classifier.errors import UserError, did_you_mean
+from classifier.files import made_once
 
 log = logging.getLogger(__name__)
 
@@ -140,32 +141,17 @@ class ArrayFiles:
         stamp = f"{self.root.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{name}\0{member.CRC}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         target = self.cache_dir / "arrays" / f"{self.root.stem}-{name.replace('/', '_')}-{digest}.npy"
-        if target.exists():
-            return target
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{target}.lock"):
-                if not target.exists():
-                    self._unpack(member, target)
-        except OSError as error:
-            raise UserError(
-                f"cannot unpack {self.root} to {target} ({error}): use another data.cache_dir=..."
-            ) from error
+        made_once(target, partial(self._unpack, member), "data.cache_dir")
         return target
 
     def _unpack(self, member: zipfile.ZipInfo, target: Path) -> None:
         free = shutil.disk_usage(target.parent).free
         if member.file_size > free:
             raise OSError(f"{member.file_size / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free")
-        log.info("unpacking %s of %s once, to %s", member.filename, self.root, target)
-        scratch = target.with_suffix(".part")
-        try:
-            # zipfile compares the checksum at the end
-            with zipfile.ZipFile(self.root) as archive, archive.open(member) as packed, scratch.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        log.info("unpacking %s of %s once, into %s", member.filename, self.root, target.parent)
+        # zipfile compares the checksum at the end
+        with zipfile.ZipFile(self.root) as archive, archive.open(member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
 
 
 def kept(array: np.ndarray, name: str, cache_dir: Path) -> ArrayFile:
@@ -174,16 +160,12 @@ def kept(array: np.ndarray, name: str, cache_dir: Path) -> ArrayFile:
     digest = hashlib.sha256(f"{array.shape}{array.dtype.str}".encode())
     digest.update(array.data)
     target = cache_dir / "arrays" / f"{name}-{digest.hexdigest()[:16]}.npy"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if not target.exists():
-                scratch = target.with_suffix(".part")
-                with scratch.open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                scratch.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({error}): use another data.cache_dir=...") from error
+
+    def save(scratch: Path) -> None:
+        with scratch.open("wb") as file:  # to a name, numpy would add .npy
+            np.save(file, array, allow_pickle=False)
+
+    made_once(target, save, "data.cache_dir")
     with target.open("rb") as file:
         _header(file)
         return ArrayFile(target, file.tell(), array.shape, array.dtype.str, "C")

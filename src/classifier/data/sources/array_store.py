@@ -47,6 +47,12 @@ class ArrayStore:
             image = image.transpose(1, 2, 0)
         return to_uint8(image, self.ranges[number])
 
+    def size(self, item: int) -> tuple[int, int]:
+        """Width and height, in pixels; nothing is read."""
+        shape = self.arrays[int(np.searchsorted(self.ends, item, side="right"))].shape
+        height, width = shape[2:] if channels_first(shape) else shape[1:3]
+        return width, height
+
 
 def to_uint8(image: np.ndarray, values: Range) -> np.ndarray:
     """`image` with the range `values` stretched to 0 to 255, and what lies outside of it cut."""

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from classifier.data.decode import Box
+from classifier.data.picture import Box
 from classifier.errors import UserError, require_number
 
 OBJECTS = ("all", "largest", "first")

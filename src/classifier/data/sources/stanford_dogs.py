@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from scipy.io import loadmat
 
 from classifier.data.samples import SPLITS, Problem, Samples
@@ -21,6 +20,7 @@ from classifier.data.sources.class_names import labels_of
 from classifier.data.sources.download import download, extract
 from classifier.data.sources.voc import VocSource
 from classifier.errors import UserError
+from classifier.files import locked
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 # archive -> its SHA-256 and the entries in it
@@ -74,8 +74,7 @@ class StanfordDogsSource(VocSource):
         }
         if not missing or not self.download:
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
+        with locked(self.root / ".lock", "data.root"):
             for archive, entries in missing.items():
                 path = self.root / archive
                 download(f"{self.url}/{archive}", path, self.sha256.get(archive, ARCHIVES[archive][0]))

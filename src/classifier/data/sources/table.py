@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from classifier.data.decode import Box
+from classifier.data.picture import Box
 from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
 from classifier.data.sources.boxes import covering
 from classifier.data.sources.class_names import match_classes

@@ -2,12 +2,12 @@
 
 import inspect
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from torchvision import datasets
 
 from classifier.data.samples import SPLITS, UNASSIGNED, ImageStore, Problem, Samples
@@ -17,6 +17,7 @@ from classifier.data.sources.class_names import match_classes
 from classifier.data.sources.torchvision_contents import Contents, contents
 from classifier.data.sources.torchvision_parts import DatasetStore, Part, candidates, parameters
 from classifier.errors import UserError, did_you_mean
+from classifier.files import locked
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class TorchvisionSource:
         self.download = download
         self.options = dict(options or {})
         self.cache_dir = cache_dir
+        self._prepared = False
+        self._waiting: list[tuple[Part, Any]] = []  # what `prepare` has opened, for `read`
         self._require_options()
 
     def _require_options(self) -> None:
@@ -78,16 +81,22 @@ class TorchvisionSource:
 
     def prepare(self) -> None:
         """Download what is missing, where that is wished; a second process waits for the first."""
-        if not self.download:
+        if not self.download or self._prepared:
             return
         if "download" not in parameters(self.kind):
             raise UserError(
                 f"torchvision does not download {self.name}: use data.download=false, and {self._by_hand()}"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
-            for _ in self._opened(download=True):
-                pass
+        if self.root.is_dir() and not os.access(self.root, os.W_OK):
+            self._waiting = list(self._opened())
+        else:
+            # before the first look: what another process is unpacking looks complete to torchvision
+            with locked(self.root / ".lock", "data.root"):
+                try:
+                    self._waiting = list(self._opened())
+                except UserError:  # something is missing
+                    self._waiting = list(self._opened(download=True))
+        self._prepared = True
 
     def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
         """List the images.
@@ -98,7 +107,8 @@ class TorchvisionSource:
         """
         parts: list[Part] = []
         found: list[Contents] = []
-        for part, dataset in self._opened():
+        opened, self._waiting = self._waiting or self._opened(), []
+        for part, dataset in opened:
             inside = contents(dataset, self.name)
             if inside is None:
                 log.warning("%s has no labels for its %s part, which is left out", self.name, part.split)
@@ -159,7 +169,7 @@ class TorchvisionSource:
         what = f"the {part.split} part of {self.name}" if part.split else self.name
         if download:
             return UserError(f"cannot download {what} ({reason}): try again, or {self._by_hand()}")
-        remedy = "use data.download=true, or " if "download" in parameters(self.kind) else ""
+        remedy = "use data.download=true, or " if "download" in parameters(self.kind) and not self.download else ""
         return UserError(f"cannot open {what} in {self.root} ({reason}): {remedy}{self._by_hand()}")
 
     def _by_hand(self) -> str:

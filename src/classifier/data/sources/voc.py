@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from classifier.data.decode import Box
+from classifier.data.picture import Box
 from classifier.data.samples import UNASSIGNED, Problem, Samples
 from classifier.data.sources.boxes import OBJECTS, BoxedObject, choose, require_margin, with_margin
 from classifier.data.sources.class_names import match_classes
 from classifier.data.sources.folder import image_files, require_folder
 from classifier.data.sources.image_sets import read_image_sets
+from classifier.data.sources.listing import sub_folder
 from classifier.data.sources.voc_annotation import read_annotation
 from classifier.errors import UserError, require_choice
 
@@ -63,9 +64,9 @@ class VocSource:
         require_choice("data.truncated", truncated, MARKED)
         require_margin(margin)
         self.root = root
-        self.images = root / images
-        self.annotations = root / annotations
-        self.image_sets = None if image_sets is None else root / image_sets
+        self.images = root / sub_folder("images", images)
+        self.annotations = root / sub_folder("annotations", annotations)
+        self.image_sets = None if image_sets is None else root / sub_folder("image_sets", image_sets)
         self.objects = objects
         self.margin = margin
         self.class_from = class_from

@@ -9,14 +9,17 @@ from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import SPLITS, UNASSIGNED
 from classifier.errors import UserError
+from classifier.files import require_outside
 from classifier.tools.check.class_remarks import class_remarks
 from classifier.tools.check.duplicate_remarks import duplicate_remarks, near_duplicate_remarks
 from classifier.tools.check.image_remarks import Limits, image_remarks
 from classifier.tools.check.reading import Reading, read_all
 from classifier.tools.check.remarks import Kind, Remark
 from classifier.tools.check.report import print_report, write_report
+from classifier.tools.keys import flag
 
 FOUND_ERRORS = 3  # exit code
+MOST_COMPARED = 200_000  # samples, all pairs of which take two minutes on two cores
 
 
 def check_data(config: DictConfig) -> int:
@@ -28,13 +31,15 @@ def check_data(config: DictConfig) -> int:
     Raises:
         UserError: Wrong input.
     """
-    settings = plain(config)
-    report = None if settings["json"] is None else Path(settings["json"])
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise UserError(f"json={report} cannot be written: name a file in a folder that exists")
-    datamodule = build_datamodule(settings["data"])
-    limits = Limits.of(settings, datamodule.preprocessing.image_size)
+    report = None if config.json is None else Path(config.json)
+    near_duplicates = None if config.near_duplicates is None else flag(config, "near_duplicates")
+    datamodule = build_datamodule(plain(config.data))
+    limits = Limits.of(config, datamodule.preprocessing.image_size)
     datamodule.prepare_data()
+    if report is not None:
+        require_outside(report, datamodule.source.root, key="json")
+        if report.is_dir():
+            raise UserError(f"json={report} is a folder: name a file")
     samples, problems = datamodule.read()
     reading = read_all(samples)
     parts = parts_of(reading, datamodule)
@@ -42,13 +47,13 @@ def check_data(config: DictConfig) -> int:
     # a margin around the boxes leaves the image on purpose
     remarks += image_remarks(reading, limits, margin=bool(getattr(datamodule.source, "margin", 0)))
     remarks += duplicate_remarks(reading, parts)
-    if settings["near_duplicates"]:
-        remarks += near_duplicate_remarks(reading, parts)
+    if near_duplicates is not False:
+        remarks += near_duplicate_remarks(reading, parts, most=MOST_COMPARED if near_duplicates is None else None)
     remarks += class_remarks(reading, parts, limits)
     print_report(reading, parts, remarks)
     if report is not None:
         write_report(report, reading, parts, remarks)
-    bad = ("error", "warning") if settings["strict"] else ("error",)
+    bad = ("error", "warning") if flag(config, "strict") else ("error",)
     return FOUND_ERRORS if any(remark.kind.severity in bad for remark in remarks) else 0
 
 

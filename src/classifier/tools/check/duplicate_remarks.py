@@ -1,5 +1,6 @@
 """Which images are there twice: in one class, under two labels, or on both sides of a split."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from classifier.tools.check.image_facts import THUMBNAIL
 from classifier.tools.check.near_duplicates import near_duplicates
 from classifier.tools.check.reading import Reading, equal_ones
 from classifier.tools.check.remarks import Kind, Remark
+
+log = logging.getLogger(__name__)
 
 MIN_SIDE = 2 * THUMBNAIL  # pixels; smaller pictures look alike without being copies
 
@@ -35,9 +38,20 @@ def duplicate_remarks(reading: Reading, parts: np.ndarray) -> list[Remark]:
     return remarks
 
 
-def near_duplicate_remarks(reading: Reading, parts: np.ndarray) -> list[Remark]:
-    """Remarks on images, or the insides of boxes, that are nearly equal without being of equal files."""
+def near_duplicate_remarks(reading: Reading, parts: np.ndarray, most: int | None = None) -> list[Remark]:
+    """Remarks on images, or the insides of boxes, that are nearly equal without being of equal files.
+
+    Args:
+        most: Of more samples than these, none are compared.
+    """
     rows = reading.usable[(reading.sides[reading.usable] >= MIN_SIDE).all(axis=1)]
+    if most is not None and len(rows) > most:
+        log.info(
+            "not looking for near duplicates among more than %s samples; near_duplicates=true does, in a time that "
+            "grows with the square of their number",
+            f"{most:,}",
+        )
+        return []
     contents = contents_of(reading)[reading.ids[rows]]
     remarks = []
     for members in near_duplicates(reading.thumbnails()[rows], contents, worker_count("auto")):

@@ -6,10 +6,14 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.decode import Box, Picture, Region, decode
+from classifier.data.decode import decode
+from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box, Picture
+from classifier.data.stored import exif_of
+from classifier.data.upright import everything
 from classifier.tools.check.remarks import Kind
 
 THUMBNAIL = 16  # pixels of a side
@@ -82,12 +86,8 @@ def _inside(boxes: np.ndarray | None, width: int, height: int) -> list[Box | Non
 
 
 def _thumbnail(picture: Picture, box: Box | None) -> np.ndarray:
-    pixels: np.ndarray = decode(picture, box, _everything, (THUMBNAIL, THUMBNAIL), channels=1).numpy()[0]
+    pixels: np.ndarray = decode(picture, box, everything, (THUMBNAIL, THUMBNAIL), channels=1).numpy()[0]
     return pixels
-
-
-def _everything(width: int, height: int) -> Region:
-    return (0.0, 0.0, float(width), float(height))
 
 
 def _problem(error: Exception) -> tuple[Kind, str]:
@@ -122,7 +122,7 @@ def _file_notes(image: Image.Image, path: Path) -> dict[Kind, str]:
         notes[Kind.EXTENSION] = f"{form} content"
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes[Kind.ANIMATED] = ""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
     if orientation in range(2, 9):
         notes[Kind.ROTATED] = f"orientation {orientation}"
     return notes

@@ -5,13 +5,12 @@ copies, and crops of more than about 2 %, are not found.
 Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010 (the hash of DCT signs).
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from classifier.parallel import parallel_map, tracked
 from classifier.tools.check.reading import equal_ones
 
 # Measured on photographs and on pictures with their spectrum: copies as above differ in up to 8 bits and correlate
@@ -60,8 +59,8 @@ def near_duplicates(thumbnails: np.ndarray, images: np.ndarray, workers: int = 1
         # frames of a resting camera are all alike: a thousand of them are half a million pairs, and a thousand links
         return links if len(links) < len(rows) else _fewest_links(links, len(rows))
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # numpy lets other threads run
-        links = np.concatenate(list(pool.map(links_from, range(0, len(rows), block))))
+    starts = range(0, len(rows), block)  # numpy lets other threads run
+    links = np.concatenate(list(tracked(parallel_map(links_from, starts, workers), "comparing", len(starts))))
     return [rows[members] for members in _connected(links, len(rows))]
 
 

@@ -1,17 +1,15 @@
 """All images of a table, each read once to its end."""
 
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from classifier.data.samples import Samples
-from classifier.parallel import worker_count
+from classifier.parallel import parallel_map, tracked, worker_count
 from classifier.tools.check.image_facts import Facts, facts_of
 
 CHUNK = 32  # images a task
@@ -72,7 +70,7 @@ class Reading:
 
 
 def read_all(samples: Samples) -> Reading:
-    """Read every image, on all cores, with a progress bar where someone looks."""
+    """Read every image, on all cores."""
     ids = samples.image_ids()
     rows_of = members(ids)
     boxes = samples.boxes
@@ -81,16 +79,10 @@ def read_all(samples: Samples) -> Reading:
         return [facts_of(samples.image(int(rows[0])), None if boxes is None else boxes[rows]) for rows in chunk]
 
     chunks = [rows_of[start : start + CHUNK] for start in range(0, len(rows_of), CHUNK)]
-    facts: list[Facts] = []
-    console = Console(stderr=True)
-    # threads, as Pillow lets others run while it decodes: measured as fast as processes
-    with warnings.catch_warnings(), ThreadPoolExecutor(worker_count("auto")) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are remarked upon
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("reading", total=len(rows_of))
-            for found in pool.map(read, chunks):
-                facts += found
-                progress.advance(task, len(found))
+        found = chain.from_iterable(parallel_map(read, chunks, worker_count("auto")))
+        facts = list(tracked(found, "reading", len(rows_of)))
     return Reading(samples, ids, rows_of, facts)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.data.samples import Samples
-from classifier.errors import UserError
+from classifier.files import whole_file
 from classifier.tools.check.class_remarks import class_counts
 from classifier.tools.check.reading import Reading
 from classifier.tools.check.remarks import SEVERITIES, Kind, Remark
@@ -68,10 +68,8 @@ def write_report(path: Path, reading: Reading, parts: np.ndarray, remarks: list[
             for kind, found in _by_kind(remarks).items()
         ],
     }
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"json={path} cannot be written ({error})") from error
+    with whole_file(path, key="json") as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _by_kind(remarks: Iterable[Remark]) -> dict[Kind, list[Remark]]:

@@ -1,0 +1,108 @@
+"""Files that appear whole or not at all, and never in the data; some are made by one process of several."""
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from classifier.errors import UserError
+
+
+def require_outside(output: Path, root: Path, key: str = "output") -> None:
+    """Refuse to write into the data.
+
+    Raises:
+        UserError: `output` is `root`, or lies in it.
+    """
+    if output.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{key}={output} lies in the data folder {root}, which is only read: name another place")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch path to write a file or folder to, which then takes the place of `path`, with its folder made.
+
+    The scratch has the same name for the same path, so that one left by a kill is replaced the next time; it is
+    hidden, and no image to an image folder.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(scratch)  # else a link left there would be written through
+        yield scratch
+        scratch.replace(path)
+    finally:
+        with suppress(OSError):  # a rename onto another link of the same file leaves both
+            _remove(scratch)
+
+
+@contextmanager
+def whole_file(path: Path, key: str = "output") -> Iterator[Path]:
+    """The same as `replacing`.
+
+    Args:
+        key: The setting that names another place.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with _told(path, key), replacing(path) as scratch:
+        yield scratch
+
+
+@contextmanager
+def locked(path: Path, key: str = "output") -> Iterator[None]:
+    """Hold the lock file `path`, with its folder made; other processes wait.
+
+    Raises:
+        UserError: It cannot be made, or the file system knows no locks.
+    """
+    lock = FileLock(path)
+    with _told(path, key):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except NotImplementedError as error:
+            raise OSError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def made_once(path: Path, make: Callable[[Path], object], key: str = "output") -> None:
+    """Where `path` does not exist, `make` it at the scratch path given; a second process waits for the first.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with _told(path, key):
+        if path.exists():
+            return
+    with locked(path.with_name(f"{path.name}.lock"), key):
+        if not path.exists():
+            with whole_file(path, key) as scratch:
+                make(scratch)
+
+
+@contextmanager
+def _told(path: Path, key: str) -> Iterator[None]:
+    """Errors of the system, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left for {path}: make room and run the same command again, or use {key}=..."
+            ) from error
+        raise UserError(f"cannot write {path} ({error}): name another place with {key}=...") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
