@@ -243,3 +243,12 @@ def test_values_that_are_no_cache(folder: Path, tmp_path: Path) -> None:
 def test_cached_images_are_read_without_workers(folder: Path, tmp_path: Path) -> None:
     assert ready(folder, tmp_path, num_workers="auto").train_dataloader().num_workers == 0
     assert ready(folder, tmp_path, num_workers=1).train_dataloader().num_workers == 1
+
+
+def test_a_wide_image_size_is_not_enlarged_from_the_cache(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        generate.save(generate.picture("red", (100, 100)), tmp_path / "photos" / name)
+    settings = {"image_size": [16, 64], "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2}
+    module = ready(tmp_path / "photos", tmp_path, "ram", **settings)
+    dataset = module.train_dataloader().dataset
+    assert dataset.samples.image(0).shape[1] >= 64  # type: ignore[attr-defined]

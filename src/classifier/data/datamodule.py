@@ -45,7 +45,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         cache: `disk` or `ram` decode the training and validation images once, for many epochs: those for validation
             as they are needed, those for training with a short side of `cache_size` pixels, from which random crops
             are cut. `none` decodes them each time.
-        cache_size: By default, 8/7 of the image's short side (256 for 224).
+        cache_size: By default, 8/7 of the longer side of `image_size` (256 for 224).
         cache_dir: Folder for what is kept between runs; it can be removed at any time.
         sampler: Training order: `shuffle` takes each image once an epoch; `balanced` as many of each class;
             `weighted` in proportion to the weights of `weights_file`.
@@ -118,7 +118,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir)
         if cache_size is not None:
             require_whole("data.cache_size", cache_size, 1, otherwise=", or null")
-        short_side = round(min(sides) * 8 / 7) if cache_size is None else cache_size
+        short_side = round(max(sides) * 8 / 7) if cache_size is None else cache_size
         self.cache = Cache(cache, short_side, self.cache_dir)
         self.sampler = sampler
         self.weights_file = weights_file
