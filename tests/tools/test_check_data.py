@@ -14,12 +14,17 @@ import pytest
 from PIL import Image
 
 from classifier.benchmarks.photos import photo
+from classifier.data.decode import decode
+from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.picture import Box
 from classifier.data.samples import Samples
+from classifier.data.stored import PillowImage
 from classifier.data.transforms import Preprocessing
+from classifier.data.upright import everything
 from classifier.errors import UserError
 from classifier.parallel import worker_count
 from classifier.tools.check.duplicate_remarks import duplicate_remarks, near_duplicate_remarks
-from classifier.tools.check.image_facts import facts_of
+from classifier.tools.check.image_facts import THUMBNAIL, facts_of
 from classifier.tools.check.image_remarks import Limits, image_remarks
 from classifier.tools.check.reading import read_all
 from classifier.tools.check.remarks import Kind
@@ -258,6 +263,35 @@ def test_a_file_is_read_beyond_its_boxes(tmp_path: Path) -> None:
     problem = facts_of(path, boxes).problem
     assert problem is not None
     assert problem[0] == Kind.TRUNCATED
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "gif", "webp"])
+def test_a_file_is_decoded_once_for_all_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    image = photo(np.random.default_rng(8), (160, 120))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    path = save(image, tmp_path / f"x.{suffix}", **({"quality": 95, "exif": exif} if suffix == "jpg" else {}))
+    boxes = np.array([[0, 0, 40, 20], [60, 30, 150, 120], [100, 80, 300, 300]], np.int32)
+    wanted = []
+    for x1, y1, x2, y2 in np.clip(boxes, 0, (160, 120, 160, 120)).tolist():
+        wanted.append(decode(path, (x1, y1, x2, y2), everything, (THUMBNAIL, THUMBNAIL), channels=1)[0])
+    found = facts_of(path, boxes).thumbnails
+    # JPEGs were decoded at half their size for some
+    assert np.abs(found.astype(int) - np.stack(wanted)).mean() < (2 if suffix == "jpg" else 0.01)
+    reads: list[object] = []
+    read = PillowImage.read
+
+    def counted(self: PillowImage, part: Box, shrink: int, channels: int) -> np.ndarray:
+        reads.append(part)
+        return read(self, part, shrink, channels)
+
+    monkeypatch.setattr(PillowImage, "read", counted)
+    facts_of(path, boxes)
+    assert len(reads) == 1
+    for share in (0.5, 0.9):
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        with_boxes, without = facts_of(path, boxes).problem, facts_of(path).problem
+        assert with_boxes == without is not None
 
 
 class Pixels:

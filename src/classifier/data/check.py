@@ -17,7 +17,7 @@ from classifier.data.decode import decode
 from classifier.data.header import PNG_END, scan
 from classifier.data.jpeg import END, TAIL
 from classifier.data.samples import Problem, Samples, SizedStore
-from classifier.data.stored import image_problem
+from classifier.data.stored import ImageError, image_problem
 from classifier.data.upright import everything
 from classifier.errors import UserError, require_choice
 from classifier.parallel import parallel_map, worker_count
@@ -169,7 +169,7 @@ def _look(size: Callable[[], tuple[int, int]]) -> tuple[Outcome, bool]:
 
 def cause_of(error: Exception) -> tuple[BaseException, str]:
     """What went wrong with a file, and in words; `decode` wraps it in advice that is for one file."""
-    cause = error.__cause__ or error
+    cause = (isinstance(error, ImageError) and error.__cause__) or error
     # where a header ends too early, Pillow lets `struct` complain
     return cause, "the file is cut off" if isinstance(cause, struct.error) else image_problem(cause)
 

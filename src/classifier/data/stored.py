@@ -78,10 +78,10 @@ class PillowImage:
 class ArrayImage:
     """Decoded pixels, uint8 (H, W) or (H, W, 1 or 3)."""
 
-    orientation = 1
     max_shrink = 1
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray, orientation: int = 1) -> None:
+        self.orientation = orientation
         self.pixels = pixels if pixels.ndim == 3 else pixels[..., None]
         self.height, self.width, self.channels = self.pixels.shape
 

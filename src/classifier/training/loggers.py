@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from classifier.files import replacing
+
 
 class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoardLogger for one run directory.
@@ -106,10 +108,7 @@ class EpochCSVLogger(Logger):
 
     def _write(self, rows: dict[int, dict[str, str]]) -> None:
         names = sorted({name for row in rows.values() for name in row} - {"epoch", "step"})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(".metrics.csv.part")
-        with scratch.open("w", newline="") as file:
+        with replacing(self.path) as scratch, scratch.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", "step", *names], restval="")
             writer.writeheader()
             writer.writerows(rows[epoch] for epoch in sorted(rows))
-        scratch.replace(self.path)

@@ -6,7 +6,6 @@ Reading them is in `checkpoint`.
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import classifier
 from classifier.data import ClassificationDataModule
 from classifier.data.split_file import write_split
 from classifier.errors import UserError
+from classifier.files import replacing
 from classifier.training.checkpoint import RUN_KEY
 
 
@@ -34,17 +34,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
-        scratch = target.with_name(f".{target.name}.part")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
+            with replacing(target) as scratch, scratch.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            scratch.replace(target)
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-            with suppress(OSError):
-                scratch.unlink()
             kept = "the previous one is unharmed" if target.exists() else "there was none before"
             raise UserError(
                 f"cannot write the checkpoint {target} ({error}); {kept}. "

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.decode import decode
+from classifier.data.decode import cut_and_resize
 from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.data.picture import Box, Picture
-from classifier.data.stored import exif_of
+from classifier.data.stored import ArrayImage, PillowImage, StoredImage, exif_of, open_image
 from classifier.data.upright import everything
 from classifier.tools.check.remarks import Kind
 
@@ -59,15 +59,16 @@ def facts_of(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
                 notes = {**_mode_notes(image, content), **_file_notes(image, picture)}
-            whole = _thumbnail(Image.open(BytesIO(content)), None)  # to the end, whatever the boxes are
-            cut = _inside(boxes, width, height)
-            thumbnails = [whole if box is None else _thumbnail(Image.open(BytesIO(content)), box) for box in cut]
+            stored: StoredImage = PillowImage(Image.open(BytesIO(content)))
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
             digest = _digest(np.ascontiguousarray(pixels).tobytes(), pixels.shape)
             notes = _mode_notes(picture) if isinstance(picture, Image.Image) else {}
-            thumbnails = [_thumbnail(pixels, box) for box in _inside(boxes, width, height)]
+            stored = open_image(pixels)
+        if boxes is not None:  # decoded once, to the end, wherever they lie
+            stored = ArrayImage(stored.read((0, 0, width, height), 1, channels=1), stored.orientation)
+        thumbnails = [_thumbnail(stored, box) for box in _inside(boxes, width, height)]
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
         return Facts(width, height, _problem(error), digest=digest)
     return Facts(width, height, None, notes, digest, np.stack(thumbnails))
@@ -85,8 +86,9 @@ def _inside(boxes: np.ndarray | None, width: int, height: int) -> list[Box | Non
     return [(x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None for x1, y1, x2, y2 in cut]
 
 
-def _thumbnail(picture: Picture, box: Box | None) -> np.ndarray:
-    pixels: np.ndarray = decode(picture, box, everything, (THUMBNAIL, THUMBNAIL), channels=1).numpy()[0]
+def _thumbnail(image: StoredImage, box: Box | None) -> np.ndarray:
+    size = (THUMBNAIL, THUMBNAIL)
+    pixels: np.ndarray = cut_and_resize(image, box, everything, size, "bilinear", channels=1, exact=True).numpy()[0]
     return pixels
 
 
