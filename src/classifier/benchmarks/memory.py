@@ -68,9 +68,9 @@ def _no_picture(picture: Picture, box: Box | None = None) -> torch.Tensor:
 
 
 def _share_of_memory(pid: int | None) -> int:
-    """Bytes of a process, those that n processes share counted as an n-th (Linux)."""
+    """Bytes of a process that are no files, those that n processes share counted as an n-th (Linux)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    (share,) = [line.split()[1] for line in lines if line.startswith("Pss:")]
+    (share,) = [line.split()[1] for line in lines if line.startswith("Pss_Anon:")]
     return int(share) * 1024
 
 
