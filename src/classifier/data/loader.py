@@ -72,7 +72,7 @@ class EpochSampler(Sampler[Key]):
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's positions, of all processes, and how many times each has come before."""
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(self.length)
+        order = random.permutation(np.arange(self.length, dtype=np.int32))
         if self.weights is None:
             return order, np.broadcast_to(np.int64(0), self.length)
         # Systematic resampling: marks at even distances on the line of all weights, laid end to end, class by class.

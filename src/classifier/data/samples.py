@@ -48,7 +48,7 @@ class Samples:
         root: Folder that the paths are relative to; the file that `store` reads, where there is one.
         classes: Class names; a label is a position in this tuple.
         path_bytes: uint8 (total length,), all paths in UTF-8, one behind the other.
-        path_ends: int64 (N,), where each path ends in `path_bytes`.
+        path_ends: int32 (N,), or int64 for paths of more than 2 GB, where each path ends in `path_bytes`.
         labels: int64 (N,).
         boxes: int32 (N, 4) as (x1, y1, x2, y2) in stored pixels, half-open; None where whole images are meant.
         splits: int8 (N,), position in `SPLITS` that the source itself prescribes, or `UNASSIGNED`.
@@ -94,7 +94,7 @@ class Samples:
             root=root,
             classes=tuple(classes),
             path_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            path_ends=np.cumsum([len(path) for path in encoded], dtype=np.int64),
+            path_ends=_ends(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))),
             labels=np.asarray(labels, dtype=np.int64),
             boxes=None if boxes is None else np.asarray(boxes, dtype=np.int32).reshape(-1, 4),
             splits=np.full(len(paths), UNASSIGNED, np.int8) if splits is None else np.asarray(splits, np.int8),
@@ -132,7 +132,7 @@ class Samples:
         if len(rows) == len(self) and (rows == np.arange(len(self))).all():
             return self if boxes is None else replace(self, boxes=boxes)
         lengths = np.diff(self.path_ends, prepend=0)[rows]
-        ends = np.cumsum(lengths)
+        ends = _ends(lengths)
         # each byte of the new buffer, as a position in the old one
         shift = np.repeat(self.path_ends[rows] - ends, lengths)
         path_bytes = self.path_bytes[np.arange(len(shift)) + shift]
@@ -181,3 +181,8 @@ def numbered(names: Iterable[Hashable]) -> np.ndarray:
     """int64: a number for each name, equal for equal ones, from 0 in the order of their first coming."""
     numbers: dict[Hashable, int] = {}
     return np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    ends: np.ndarray = np.cumsum(lengths, dtype=np.int64)
+    return ends if len(ends) and ends[-1] > np.iinfo(np.int32).max else ends.astype(np.int32)
