@@ -140,3 +140,8 @@ def test_every_experiment_is_in_the_table() -> None:
         name for row in table.splitlines() if row[:3] == "| `" for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
     assert {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")} == named
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in (README, *PAGES.values()):
+        assert not re.search(r"\b(TODO|TBD|FIXME|MEASURED|RESNET|PHOTOS|TUTORIAL)\b", page)
