@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -87,12 +88,17 @@ def torchvision_v1(size: int) -> Pipeline:
     return lambda photo: to_tensor(crop(open_rgb(photo)))
 
 
-def timm_transform(size: int) -> Pipeline:
+def timm_crops(size: int) -> Callable[[Image.Image], Any]:
     """Its transforms for training with a prefetcher, which takes uint8, without colour jitter and flips."""
-    transform = create_transform(
+    transform: Callable[[Image.Image], Any] = create_transform(
         size, is_training=True, use_prefetcher=True, scale=SCALE, ratio=RATIO, hflip=0.0, color_jitter=0.0,
         interpolation="bilinear",
     )  # fmt: skip
+    return transform
+
+
+def timm_transform(size: int) -> Pipeline:
+    transform = timm_crops(size)
 
     def read(photo: Photo) -> torch.Tensor:
         pixels = transform(open_rgb(photo))

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from timm.data import create_transform
 from timm.data.loader import fast_collate
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, PILToTensor, RandomResizedCrop
 
-from classifier.benchmarks.decoding import RATIO, SCALE
+from classifier.benchmarks.decoding import RATIO, SCALE, timm_crops
 from classifier.benchmarks.photos import make_photos
 from classifier.benchmarks.timing import Result, results, table, take_turns
 from classifier.data.cache import Cache
@@ -65,10 +64,6 @@ def epochs(loader: "DataLoader[Any]") -> Callable[[int], int]:
 def loaders(root: Path, size: int, times: int, cache_dir: Path) -> dict[str, "DataLoader[Any]"]:
     """Name -> loader that gives random crops of `size` of all photos below `root`, each `times` an epoch."""
     torchvision_v1 = Compose([RandomResizedCrop(size, SCALE, RATIO), PILToTensor()])
-    timm_v1 = create_transform(
-        size, is_training=True, use_prefetcher=True, scale=SCALE, ratio=RATIO, hflip=0.0, color_jitter=0.0,
-        interpolation="bilinear",
-    )  # fmt: skip
 
     def usual(transform: Any, workers: int, **settings: Any) -> "DataLoader[Any]":
         dataset: ConcatDataset[Any] = ConcatDataset([ImageFolder(str(root), transform)] * times)
@@ -88,7 +83,7 @@ def loaders(root: Path, size: int, times: int, cache_dir: Path) -> dict[str, "Da
     in_cache = Cache("disk", round(size * 8 / 7), cache_dir).for_training(samples, rows, preprocessing)
     return {
         REFERENCE: usual(torchvision_v1, WORKERS),
-        f"timm, {WORKERS} workers": usual(timm_v1, WORKERS, collate_fn=fast_collate),
+        f"timm, {WORKERS} workers": usual(timm_crops(size), WORKERS, collate_fn=fast_collate),
         "this project, in process": ours(samples, 0),
         f"this project, {WORKERS} workers": ours(samples, WORKERS),
         "this project's cache, in process": ours(in_cache, 0),

@@ -25,7 +25,7 @@ class Photo:
 def photo(random: np.random.Generator, size: tuple[int, int] = SMALL) -> Image.Image:
     """1/f noise, as photographs have it, with shapes; `size` is (width, height).
 
-    At quality 90 a JPEG of 500x375 has about 1.8 bits a pixel, as Stanford Dogs' have.
+    At quality 90 a JPEG of 500x375 has about 1.8 bits a pixel.
     Source: D. J. Field, Relations between the statistics of natural images and the response properties of cortical
     cells, JOSA A 4 (12), 1987.
     """

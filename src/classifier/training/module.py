@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from classifier.data.dataset import Batch
 from classifier.data.transforms import Preprocessing
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.seeding import seed_place
@@ -18,7 +19,6 @@ from classifier.training.network import build_model
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
-Batch = dict[str, torch.Tensor]
 
 
 def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
