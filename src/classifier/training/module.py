@@ -77,6 +77,12 @@ class ImageClassifier(pl.LightningModule):
         names = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
         return names | {"val/acc_top5"} if len(self.classes) > 5 else names
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning notes each hook's name, twice; torch would look for parameters first
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
         logits: torch.Tensor = self.network(self.normalize(images))
@@ -141,7 +147,7 @@ class ImageClassifier(pl.LightningModule):
         self.confusion = results.pop("confusion", self.confusion)
         for name, value in results.items():
             # the counts are summed over processes already
-            self.log(f"{split}/{name}", value.float(), prog_bar=name in ("loss", "acc"), sync_dist=False)
+            self.log(f"{split}/{name}", value.float(), sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.train_metrics.sync_context():  # summed over processes

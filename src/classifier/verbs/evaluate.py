@@ -18,6 +18,7 @@ from classifier.evaluation.tables import label_columns, rounded, top_labels, wri
 from classifier.training.checkpoint import RUN_KEY, open_model
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.network import require_image_size
+from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     trainer = make_trainer(
         with_usable_precision(settings["trainer"]),
         run_dir,
-        callbacks=[RichProgressBar(leave=False), collector],
+        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
         logger=False,
         enable_model_summary=False,
     )

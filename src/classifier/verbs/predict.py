@@ -20,6 +20,7 @@ from classifier.errors import UserError
 from classifier.evaluation.tables import label_columns, top_labels, write_table
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
+from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def predict(config: DictConfig) -> Path:
     trainer = make_trainer(
         with_usable_precision(settings["trainer"]),
         Path(),
-        callbacks=[RichProgressBar(leave=False), rows],
+        callbacks=[RichProgressBar(leave=False), rows, *speed_up(model.network, **settings["speed"])],
         logger=False,
         enable_model_summary=False,
         enable_checkpointing=False,

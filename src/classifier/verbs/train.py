@@ -21,6 +21,7 @@ from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
+from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
 
@@ -62,7 +63,8 @@ def train(config: DictConfig) -> dict[str, float]:
             log.info(init_from(model, Path(settings["init_from"])))
         if ckpt_path is not None:
             _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
-        trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
+        callbacks = [RunRecord(settings, datamodule), *speed_up(model.network, **settings["speed"])]
+        trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
         with own_processes(run_dir, resuming):
