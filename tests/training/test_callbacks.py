@@ -67,7 +67,7 @@ class SlowImages(Dataset[Any]):
 @pytest.mark.parametrize(("slow", "low", "high"), [(True, 0.7, 1.0), (False, 0.0, 0.5)])
 def test_throughput_tells_waiting_from_computing(slow: bool, low: float, high: float, tmp_path: Path) -> None:
     loader = DataLoader(SlowImages(), batch_size=4) if slow else runs.loader(count=8)
-    callbacks = [Throughput()] if slow else [Stopwatch(), Throughput()]  # whose steps are slow
+    callbacks = [Throughput()] if slow else [Throughput(), Stopwatch()]  # whose steps are slow
     trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, logger=EpochCSVLogger(str(tmp_path)))
     trainer.fit(runs.make_classifier(), loader)
     assert low <= float(rows(tmp_path)[-1]["train/data_wait"]) <= high
