@@ -55,6 +55,7 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
     Raises:
         UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
     """
+    _require_unscaling(settings)
     callbacks = _all(settings, "callbacks")
     if not settings["trainer"]["enable_progress_bar"]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -92,6 +93,15 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
 def _all(settings: dict[str, Any], section: str) -> list[Any]:
     named = settings[section].items()
     return [build(config, f"{section}.{name}") for name, config in named if config is not None]
+
+
+def _require_unscaling(settings: dict[str, Any]) -> None:
+    precision, clipping = str(settings["trainer"]["precision"]), settings["trainer"]["gradient_clip_val"]
+    if precision.startswith("16") and clipping and settings["optimizer"].get("fused"):
+        # a fused optimiser takes scaled gradients, which cannot be clipped before
+        raise UserError(
+            f"trainer.gradient_clip_val={clipping} with trainer.precision={precision}: use optimizer.fused=false"
+        )
 
 
 def _machine() -> str:
