@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from rich.console import Console
 
-from classifier.benchmarks import options, steps
-from classifier.benchmarks.networks import NO_WEIGHT, SMALL_CNN, BareLoop
+from classifier.benchmarks import feeding, options, steps
+from classifier.benchmarks.networks import NO_WEIGHT, SMALL_CNN, BareLoop, Case
 
 
 def test_run_and_bare_loop_take_the_same_number_of_turns() -> None:
@@ -33,6 +35,15 @@ def test_options_see_the_same_images(what: str) -> None:
     assert torch.equal(nchw, nhwc)
     assert nchw.is_contiguous()
     assert nhwc.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_feeding_compares_files_with_memory(tmp_path: Path) -> None:
+    case = Case("tiny", SMALL_CNN.network, 32, 4)
+    memory, files = feeding.measure(tmp_path, count=3, steps=2, rounds=1, console=Console(quiet=True), case=case)
+    assert memory.ratio == 1.0
+    assert files.images_per_second > 0
+    loader = feeding.file_loader(tmp_path / "500x375", case, steps=5, workers=0)
+    assert [len(batch["label"]) for batch in loader] == [4] * 5
 
 
 @pytest.mark.slow

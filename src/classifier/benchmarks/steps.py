@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from classifier.benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case
+from classifier.benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case, wait
 from classifier.config import CONFIG_DIR, plain
 from classifier.data.dataset import Batch
 from classifier.training.module import ImageClassifier
@@ -57,6 +57,7 @@ class TakeTurns(pl.Callback):
         self.count += 1
         if step > 0:
             return
+        wait()
         stopped = time.perf_counter()
         self.bare.train(self.batches)
         if turn > WARM_UP:
@@ -106,7 +107,6 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
         settings["callbacks"]["progress_bar"]["console_kwargs"] = {"force_terminal": True, "file": nowhere}
         settings["callbacks"]["early_stopping"]["patience"] = 1_000_000
         settings["trainer"] |= {
-            "accelerator": "cpu",
             "max_epochs": 1 + (turns + WARM_UP) * steps // epoch,
             "enable_model_summary": False,
         }
