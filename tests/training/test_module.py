@@ -47,6 +47,24 @@ def test_forward_takes_raw_pixels() -> None:
     torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_flip_is_the_mean_of_two_probabilities(tmp_path: Path) -> None:
+    model = runs.make_classifier().eval()
+    by_hand = [
+        (model(batch["image"]).softmax(1) + model(batch["image"].flip(3)).softmax(1)) / 2 for batch in runs.loader()
+    ]
+    losses = [functional.nll_loss(p.log(), batch["label"]) for p, batch in zip(by_hand, runs.loader(), strict=True)]
+    model.flip = True
+    trainer = runs.trainer(tmp_path)
+    [tested] = trainer.test(model, runs.loader(), verbose=False)
+    predictions = trainer.predict(model, runs.loader())
+    torch.testing.assert_close(predictions, by_hand)
+    assert tested["test/loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert tested["test/acc"] == pytest.approx(
+        (torch.cat(by_hand).argmax(1) == torch.arange(12) % 3).float().mean().item()
+    )
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_training_loss_equals_that_of_torch(label_smoothing: float, tmp_path: Path) -> None:
     network = {**runs.CNN, "drop_rate": 0.0}
