@@ -74,9 +74,9 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
     "limits",
     [
         ("trainer.limit_train_batches=4",),
-        ("trainer.val_check_interval=3",),
-        ("trainer.accumulate_grad_batches=2", "ema=0.99"),
+        ("trainer.accumulate_grad_batches=2",),
         ("trainer.val_check_interval=3", "ema=0.99"),
+        ("data.train_size=[[0,16],[1,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
         ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
     ],
 )

@@ -117,7 +117,7 @@ def _data_of(
     # images are read as in training, whatever data section is chosen, unless told otherwise
     stored = model.preprocessing.to_dict()
     settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}
-    settings["augment"] = None
+    settings["augment"] = settings["train_size"] = None
     if "data.split_file" not in typed:
         settings["split_file"] = str(split_file) if same_data and split_file.is_file() else None
     if settings["split_file"] is not None or not same_data:

@@ -58,6 +58,8 @@ def train(config: DictConfig) -> dict[str, float]:
         ckpt_path = last if resuming and last.exists() else None
         model = _build_model(settings, datamodule, new=ckpt_path is None)
         require_image_size(model.network, model.preprocessing.channels, model.preprocessing.image_size)
+        for size in set(datamodule.augmentation.sizes.values()) - {model.preprocessing.image_size}:
+            require_image_size(model.network, model.preprocessing.channels, size, "use data.train_size=null")
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
