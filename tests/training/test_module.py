@@ -97,6 +97,37 @@ def test_model_learns_a_small_batch_by_heart(tmp_path: Path) -> None:
     assert after["val/loss"] < 0.1
 
 
+class Targets(pl.Callback):
+    """What the loss is computed of."""
+
+    def __init__(self) -> None:
+        self.targets: list[torch.Tensor] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.get_submodule("training_loss").register_forward_pre_hook(
+            lambda loss, inputs: self.targets.append(inputs[1])
+        )
+
+
+@pytest.mark.parametrize("mix", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 15), (2, [2] * 7 + [1]), (7, [7, 7, 1])])
+def test_mixing_trains_at_any_batch_size(
+    batch_size: int, sizes: list[int], mix: dict[str, float], tmp_path: Path
+) -> None:
+    """Together with smoothing and class weights; the last batch is a single image, which mixes with itself."""
+    record = Targets()
+    model = runs.make_classifier(mix=mix, loss={"label_smoothing": 0.1, "class_weight": [0.5, 1.0, 2.0]})
+    before = [value.clone() for value in model.parameters()]
+    trainer = runs.trainer(tmp_path, [record], max_epochs=1)
+    trainer.fit(model, runs.loader(count=15, batch_size=batch_size), runs.loader())
+    assert [len(target) for target in record.targets] == sizes
+    shares = torch.cat(record.targets)
+    torch.testing.assert_close(shares.sum(1), torch.ones(15))
+    assert (shares.max(1).values < 0.999).any() == (batch_size > 1)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert all(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
 class Draws(pl.Callback):
     """What dropout would draw in each training batch; and a disturbance between the batches."""
 
