@@ -78,11 +78,15 @@ def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path)
     assert same(model.state_dict(), checkpoint["state_dict"]), "what the fit leaves behind is the average"
 
 
-def test_training_does_not_notice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_training_does_not_notice(shared: bool, tmp_path: Path) -> None:
     plain, averaged = History(), History()
-    runs.trainer(tmp_path, [plain], max_epochs=2).fit(runs.make_classifier(), runs.loader(), runs.loader())
-    trainer = runs.trainer(tmp_path, [WeightAverage(0.9), averaged], max_epochs=2, num_sanity_val_steps=1)
-    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
+    for callbacks in ([plain], [WeightAverage(0.9), averaged]):
+        model = runs.make_classifier()
+        if shared:  # weights with two names
+            model.network.again = model.network.features
+        trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, num_sanity_val_steps=1)
+        trainer.fit(model, runs.loader(), runs.loader())
     assert all(same(*pair) for pair in zip(plain.weights, averaged.weights, strict=True))
 
 

@@ -42,18 +42,19 @@ class WeightAverage(pl.Callback):
             raise UserError(f"ema={decay} must lie between 0 and 1: ema=0.999 is common, ema=null does without")
         self.decay = decay
         self.steps = 0  # of the optimiser, that the average has followed
-        # the average; and the training weights while the module has the average
+        # the average; but the training weights while the module has the average
         self.waiting: dict[str, torch.Tensor] = {}
         self.swapped = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        if stage != "fit":
+            return
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise UserError(
                 f"ema={self.decay} needs all weights in each process, which {type(trainer.strategy).__name__} shares "
                 "out: use ema=null, or trainer.strategy=ddp"
             )
-        if stage == "fit":
-            self.waiting, self.swapped = {}, False
+        self.waiting, self.swapped = {}, False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = pl_module.state_dict()
@@ -100,11 +101,14 @@ class WeightAverage(pl.Callback):
 
     @torch.no_grad()
     def _swap(self, pl_module: pl.LightningModule) -> None:
-        for name, value in pl_module.state_dict().items():
-            # in place: what is made during a validation cannot be trained on
-            incoming = self.waiting[name].clone()
+        weights = pl_module.state_dict()
+        incoming = {name: value.clone() for name, value in self.waiting.items()}
+        # in place, as what is made during a validation cannot be trained on; one after the other, as weights that
+        # layers share have several names
+        for name, value in weights.items():
             self.waiting[name].copy_(value)
-            value.copy_(incoming)
+        for name, value in weights.items():
+            value.copy_(incoming[name])
         self.swapped = not self.swapped
 
     def on_save_checkpoint(
