@@ -202,7 +202,7 @@ def test_a_bad_decay(decay: Any) -> None:
 def test_half_precision_is_refused(tmp_path: Path) -> None:
     model = runs.make_classifier().bfloat16()
     with pytest.raises(UserError, match=r"ema=0\.999 is lost .* trainer\.precision=bf16-mixed"):
-        runs.trainer(tmp_path, [WeightAverage(0.999)], max_epochs=1).fit(model, runs.loader())
+        runs.trainer(tmp_path, [WeightAverage(0.999)], max_epochs=1).fit(model, runs.loader(), runs.loader())
 
 
 def test_weights_shared_out_over_processes_are_refused(tmp_path: Path) -> None:
