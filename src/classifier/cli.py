@@ -32,11 +32,11 @@ STOPPED = 130  # as of a program that SIGINT ended
 HELP = {"--help", "-h"}
 OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
-NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
+NUMBER_KEYS = ("seed", "ema", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
                "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
                "max_imbalance")  # fmt: skip
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
-                  "init_from")  # fmt: skip
+                  "ema", "init_from")  # fmt: skip
 
 
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:

@@ -82,6 +82,25 @@ def test_drop_rates_reach_the_network() -> None:
     assert not any(type(module).__name__ == "DropPath" for module in plain.modules())
 
 
+@torch.no_grad()
+def test_drop_path_acts_in_training_alone() -> None:
+    network = timm_model(
+        "vit_tiny_patch16_224", num_classes=5, image_size=(32, 32), pretrained=False, drop_path_rate=0.5
+    )
+    images = torch.rand(2, 3, 32, 32)
+    network.train()
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, "some"])
+@pytest.mark.parametrize("key", ["drop_rate", "drop_path_rate"])
+def test_a_bad_drop_rate(key: str, rate: Any) -> None:
+    with pytest.raises(UserError, match=rf"model\.{key}={rate} must be a number from 0 to below 1"):
+        timm_model("resnet18", num_classes=5, pretrained=False, **{key: rate})
+
+
 def test_stochastic_depth_that_a_network_lacks() -> None:
     with pytest.raises(UserError, match=r"model\.name=vgg11 .*drop_path_rate.*null"):
         timm_model("vgg11", num_classes=5, pretrained=False, drop_path_rate=0.1)

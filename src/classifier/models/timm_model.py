@@ -41,7 +41,7 @@ def timm_model(
         drop_path_rate: Stochastic depth, for networks that have it; None for the network's default.
 
     Raises:
-        UserError: No such network, a missing file, or a hub that cannot be reached.
+        UserError: No such network, a missing file, a rate out of its range, or a hub that cannot be reached.
     """
     for library in ("huggingface_hub", "httpx", "timm"):
         logging.getLogger(library).setLevel(logging.ERROR)  # each retry, twice; the refusal below says it once
@@ -56,6 +56,9 @@ def timm_model(
             raise UserError(f"model.{key}={path} does not exist")
     if weights is not None and not pretrained:
         raise UserError(f"model.weights={weights} is loaded with model.pretrained=true only")
+    for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+            raise UserError(f"model.{key}={rate} must be a number from 0 to below 1")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate

@@ -42,6 +42,10 @@ class ImageClassifier(pl.LightningModule):
         loss: Arguments of `TrainingLoss`; evaluation has the plain cross entropy.
         mix: Arguments of `BatchMix`, for training alone.
         seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
+
+    Attributes:
+        evaluated_split: What the metrics of a test are named for.
+        flip: Evaluate and predict by the mean of two probabilities: of the image and of its mirror image.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class ImageClassifier(pl.LightningModule):
         self.eval_metrics = EvalMetrics(len(classes))
         self.confusion: torch.Tensor | None = None
         self.evaluated_split = "test"
+        self.flip = False
         self.example_input_array = torch.zeros(1, channels, *size, dtype=torch.uint8)
 
     @property
@@ -131,15 +136,22 @@ class ImageClassifier(pl.LightningModule):
         """Probabilities, float (B, K); None for a batch without an image."""
         if batch["image"] is None:
             return None
-        probabilities: torch.Tensor = self(batch["image"]).float().softmax(1)
-        return probabilities
+        return self._evaluation_logits(batch["image"]).softmax(1)
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
         """Count a batch; return its logits, float (B, K). The loss is the plain cross entropy."""
-        logits: torch.Tensor = self(batch["image"]).float()
+        logits = self._evaluation_logits(batch["image"])
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         self.eval_metrics.update(logits, batch["label"], losses)
         return logits
+
+    def _evaluation_logits(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self(images).float()
+        if not self.flip:
+            return logits
+        mirrored: torch.Tensor = self(images.flip(3)).float()
+        # the logarithm of the mean probability, which is the logits of that
+        return torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1)) - math.log(2)
 
     def _log_results(self, split: str, metrics: TrainMetrics) -> None:
         results = metrics.compute()

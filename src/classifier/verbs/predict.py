@@ -16,7 +16,7 @@ from classifier.config import plain
 from classifier.data.sources.folder import EXTENSIONS, image_files
 from classifier.data.stored import image_problem
 from classifier.data.transforms import Preprocessing
-from classifier.errors import UserError
+from classifier.errors import UserError, require_flag
 from classifier.evaluation.tables import label_columns, top_labels, write_table
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
@@ -115,7 +115,9 @@ def predict(config: DictConfig) -> Path:
     if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
         raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {settings['trainer']['devices']})")
     paths = find_images(settings["inputs"])
+    require_flag("flip", settings["flip"])
     model, _ = open_model(Path(settings["ckpt_path"]))
+    model.flip = settings["flip"]
     rows = Rows(model.classes, settings["top_k"])
     trainer = make_trainer(
         with_usable_precision(settings["trainer"]),

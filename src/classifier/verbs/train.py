@@ -16,6 +16,7 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
+from classifier.training.averaging import WeightAverage, require_average
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
@@ -58,12 +59,18 @@ def train(config: DictConfig) -> dict[str, float]:
         ckpt_path = last if resuming and last.exists() else None
         model = _build_model(settings, datamodule, new=ckpt_path is None)
         require_image_size(model.network, model.preprocessing.channels, model.preprocessing.image_size)
+        for size in set(datamodule.augmentation.sizes.values()) - {model.preprocessing.image_size}:
+            require_image_size(model.network, model.preprocessing.channels, size, "use data.train_size=null")
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
         if ckpt_path is not None:
-            _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
+            stored = read_checkpoint(ckpt_path, key="resume")
+            require_average(stored, settings["ema"])
+            _tell_progress(stored, settings)
         callbacks = [RunRecord(settings, datamodule), *speed_up(model.network, **settings["speed"])]
+        if settings["ema"] is not None:
+            callbacks.insert(0, WeightAverage(settings["ema"]))
         trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
@@ -131,7 +138,7 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     # what runs are compared by; TensorBoard's table is hard to read with more
-    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "seed")}
+    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "ema", "seed")}
     shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:
