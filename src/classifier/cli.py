@@ -11,7 +11,9 @@ from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -26,6 +28,8 @@ from classifier.config import (
 )
 from classifier.errors import UserError, did_you_mean
 from classifier.overrides import argument, quoted, replace_arguments
+
+log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2  # exit code
 STOPPED = 130  # as of a program that SIGINT ended
@@ -60,10 +64,10 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
                 codes.append(result)
             return result
         except UserError as error:  # kept from Hydra, which would print its own account first
-            refusals.append(error)
+            refusals.append(_of_job(error))
             return None
         except MissingMandatoryValue as error:
-            refusals.append(UserError(_explain(error, verb)))
+            refusals.append(_of_job(UserError(_explain(error, verb))))
             return None
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -120,6 +124,15 @@ def _require_numbers(config: DictConfig) -> None:
 def _message(error: UserError) -> str:
     # one that was raised in a DataLoader worker comes with that process's traceback in its text
     return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
+
+
+def _of_job(error: UserError) -> UserError:
+    """`error`, with the job that it refused where that is one of several."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN:
+        log.warning("job %d is refused: why comes at the end", settings.job.num)
+        error.args = (f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {_message(error)}",)
+    return error
 
 
 def _prepare(verb: str) -> str:

@@ -278,6 +278,18 @@ def test_verbs_without_their_argument(cwd: Path) -> None:
     assert "did you mean data.root" in refused("eval", "ckpt_path=latest", "data.rot=photos", cwd=cwd)
 
 
+def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> None:
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "test=false")
+    result = run("train", "-m", *arguments, "optimizer.lr=-1,0.001", cwd=cwd)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    (message,) = result.err.splitlines()
+    assert message.startswith("error: job 0 (experiment=folder_cnn ")
+    assert "optimizer.lr=-1): optimizer is not accepted" in message
+    (finished,) = runs(cwd / "logs")
+    assert finished.name == "1"
+
+
 def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path) -> None:
     """A callback of the user's that fails is no wrong input."""
     (cwd / "failing.py").write_text(
