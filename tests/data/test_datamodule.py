@@ -95,6 +95,27 @@ def test_a_split_file_is_used_instead(folder: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_class_without_training_images_is_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = ready(folder)
+    keep = {
+        part: [row for row in rows if module.samples.labels[row] or part == "test"]
+        for part, rows in module.split.items()
+    }
+    write_split(tmp_path / "split.csv", module.samples, keep)  # type: ignore[arg-type]
+    assert caplog.messages == []
+    ready(folder, split_file=str(tmp_path / "split.csv"))
+    (message,) = caplog.messages
+    assert "1 of 3 classes have no training image and will not be recognized: blue." in message
+    ready(folder, split_file=str(tmp_path / "split.csv"), classes=list(CLASSES))  # of a model that is trained already
+    assert len(caplog.messages) == 1
+
+
+def test_a_group_pattern_that_yaml_takes_for_a_number(folder: Path) -> None:
+    assert len(ready(folder, group_pattern=0).samples) == 60
+
+
 def test_a_split_file_is_limited_too(folder: Path, tmp_path: Path) -> None:
     first = ready(folder)
     write_split(tmp_path / "split.csv", first.samples, first.split)
