@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,29 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(UserError, match=r"vit\.safetensors"):
         timm_model("resnet18", num_classes=5, weights=str(tmp_path / "vit.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("resnet34", "is of another network than model.name=resnet18: 20 of the network's 21 layers matched"),
+        ("resnet50", "size mismatch for layer"),
+    ],
+)
+def test_weights_of_a_related_network_are_refused(other: str, said: str, tmp_path: Path) -> None:
+    """All that a ResNet-18 has, a ResNet-34 has too, of the same shapes."""
+    save_file(timm.create_model(other).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as refusal:
+        timm_model("resnet18", num_classes=5, weights=str(tmp_path / "other.safetensors"))
+    assert said in str(refusal.value)
+
+
+def test_there_is_an_account_of_what_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "published.safetensors")
+    with caplog.at_level(logging.INFO):
+        timm_model("resnet18", num_classes=5, weights=str(tmp_path / "published.safetensors"))
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("classifier")]
+    assert message.endswith("published.safetensors: 20 of 21 layers matched; new: fc")
 
 
 def test_image_size_that_a_network_cannot_be_made_for() -> None:

@@ -85,12 +85,12 @@ class FolderSource:
         if other:
             kinds = ", ".join(f"{suffix} {count}" for suffix, count in other.most_common(5))
             left_out.append(f"{other.total()} files of kinds that are not read ({kinds})")
-        if beside := [entry.name for entry in _subfolders(self.root) if Path(entry.path) not in folders.values()]:
-            if "" not in folders:  # else they are classes
-                left_out.append(f"folders beside those of the parts, {', '.join(beside[:5])}")
-        if loose := sum(
-            _is_image(entry.name) for folder in {self.root, *folders.values()} for entry in os.scandir(folder)
-        ):
+        # at the top of a root without parts, they are classes
+        beside = [] if "" in folders else [entry.name for entry in _subfolders(self.root)]
+        if beside := [name for name in beside if self.root / name not in folders.values()]:
+            left_out.append(f"folders beside those of the parts, {', '.join(beside[:5])}")
+        tops = {self.root, *folders.values()}
+        if loose := sum(_is_image(entry.name) for folder in tops for entry in os.scandir(folder)):
             left_out.append(f"{loose} images outside of class folders")
         if left_out:
             log.warning("%s: left out are %s", self.root, "; ".join(left_out))
