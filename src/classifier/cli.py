@@ -39,6 +39,7 @@ HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
                "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
                "max_imbalance")  # fmt: skip
+WHOLE_KEYS = ("seed", "top_k", "batch_size", "trainer.max_epochs", "trainer.max_steps")
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
                   "init_from")  # fmt: skip
 
@@ -119,6 +120,8 @@ def _require_numbers(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, throw_on_missing=False)
         if isinstance(value, str) and value != "auto":
             raise UserError(f"{key}={value} must be a number")
+        if isinstance(value, float) and key in WHOLE_KEYS:
+            raise UserError(f"{key}={value} must be a whole number")
 
 
 def _message(error: UserError) -> str:
@@ -217,6 +220,8 @@ def _explain(error: Exception, verb: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} does not exist: {did_you_mean(option, error.options)}"
+    if isinstance(error, OverrideParseException) and "=" not in str(error.override):
+        return f"{error.override} has no value: type {error.override}=VALUE"
     if isinstance(error, OverrideParseException):
         return f"cannot read the override {error.override!r}: put its value into quotes, such as \"key='a value'\""
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
@@ -253,4 +258,4 @@ def _known_keys(verb: str, wrong: str) -> list[str]:
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config, resolve=False), "")
-    return keys
+    return keys + [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]

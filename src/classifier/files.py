@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from filelock import FileLock
 
@@ -54,6 +55,20 @@ def whole_file(path: Path, key: str = "output") -> Iterator[Path]:
     """
     with _told(path, key), replacing(path) as scratch:
         yield scratch
+
+
+def require_writable(path: Path, key: str = "output") -> None:
+    """Refuse, before the work is done, a file that could not be written behind it; its folder is made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with _told(path, key):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part"):
+            pass
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class _Row(NamedTuple):
 
 
 class TableSource:
-    """The images that a table lists. Paths are relative to `root` and never lead outside of it.
+    """The images that a table lists. Paths are relative to `root`, or absolute, and never lead outside of it.
 
     Class names are in text order, or where all of them are integers, in the order of the numbers.
 
@@ -145,7 +145,7 @@ class TableSource:
         if self.extension and not path.lower().endswith(EXTENSIONS):
             path += self.extension
         try:
-            path = inside(path, self.images)
+            path = inside(path, self.images, self.root)
         except ValueError as error:
             raise UserError(f"{error}: write paths relative to data.root={self.root}") from error
         box = self._box(rest) if self.with_boxes else None
