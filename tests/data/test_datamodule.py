@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier.data import ClassificationDataModule, ImageFolderDataModule
+from classifier.data import ClassificationDataModule, ImageFolderDataModule, build_datamodule
 from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
 from classifier.data.split_file import write_split
 from classifier.errors import UserError
@@ -45,6 +45,12 @@ def test_batches(folder: Path, part: str, image_size: int | list[int], channels:
     index = torch.cat([batch["index"] for batch in found])
     assert sorted(index.tolist()) == module.rows(part).tolist()
     assert (index.tolist() == module.rows(part).tolist()) == (part != "train")
+
+
+def test_a_root_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    module = build_datamodule({"_target_": "classifier.data.ImageFolderDataModule", "root": f"~/{folder.name}"})
+    assert module.source.root == folder
 
 
 def test_labels_fit_the_pictures(folder: Path) -> None:

@@ -175,6 +175,7 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     settings = [*QUICK, "experiment=folder_cnn", f"data.root={folder}", "model.pretrained=false", "test=false"]
     trained = run("train", "-m", "model=simple_cnn,resnet18", *settings, cwd=tmp_path)
     assert trained.code == 0, trained.err
+    assert "2 of 2 runs by val/acc, the largest first" in trained.out
     result = run("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path, folder="scripts")
     assert result.code == 0, result.err
     assert "2 of 2 runs by val/acc, the largest first" in result.out
