@@ -151,12 +151,21 @@ def test_weights_of_a_related_network_are_refused(other: str, said: str, tmp_pat
     assert said in str(refusal.value)
 
 
-def test_there_is_an_account_of_what_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "published.safetensors")
+@pytest.mark.parametrize(
+    ("name", "account"),
+    [
+        ("resnet18", "20 of 21 layers matched; new: fc"),
+        ("levit_128s", "61 of 63 layers matched; new: head.linear, head_dist.linear"),  # its biases begin as zeros
+    ],
+)
+def test_there_is_an_account_of_what_matched(
+    name: str, account: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(timm.create_model(name).state_dict(), tmp_path / "published.safetensors")
     with caplog.at_level(logging.INFO):
-        timm_model("resnet18", num_classes=5, weights=str(tmp_path / "published.safetensors"))
+        timm_model(name, num_classes=5, weights=str(tmp_path / "published.safetensors"))
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("classifier")]
-    assert message.endswith("published.safetensors: 20 of 21 layers matched; new: fc")
+    assert message.endswith(f"published.safetensors: {account}")
 
 
 def test_image_size_that_a_network_cannot_be_made_for() -> None:

@@ -113,10 +113,10 @@ def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module
     plain: nn.Module = timm.create_model(name, pretrained=False, **options)
     torch.set_rng_state(state)
     network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
-    # the weights of whole layers begin as random numbers, so that equal ones were not loaded
     before, after = _matrices(plain.state_dict()), _matrices(network.state_dict())
-    new = [key for key in after if torch.equal(before[key], after[key])]
     stored = {} if weights.endswith(".npz") else _matrices(timm.models.load_state_dict(weights))
+    # what is as it began was not loaded, unless the file has it so
+    new = [key for key in after if torch.equal(before[key], after[key]) and not _same(stored.get(key), after[key])]
     if set(after) - set(new) - set(stored):  # timm has renamed them, and their names tell nothing
         stored = {}
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
@@ -136,6 +136,10 @@ def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module
 
 def _matrices(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if value.dim() > 1}
+
+
+def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
+    return one is not None and one.shape == other.shape and torch.equal(one.to(other.dtype), other)
 
 
 def _names(layers: str | Sequence[str] | None) -> Sequence[str]:
