@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from classifier.data.balance import require_sampler, training_weights
+from classifier.data.balance import require_sampler, training_weights, warn_of_untrained
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset, Item, collate
@@ -151,7 +151,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             return
         samples, problems = self.read()
         found = len(samples) + len(problems)
-        samples, unusable = check_images(samples, self.check, self.cache_dir)
+        samples, unusable = check_images(samples, self.check, self.cache_dir, getattr(self.source, "margin", 0.0))
         problems += unusable
         if problems and self.on_error == "raise":
             refuse(problems, found)
@@ -167,6 +167,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             )
         self.samples = samples
         self.split = self.divide(samples)
+        if "train" in self.split and self.given_classes is None:
+            warn_of_untrained(samples, self.split["train"])
 
     def read(self) -> tuple[Samples, list[Problem]]:
         """All samples that the source lists, in the groups of `group_pattern`, and what it could not list.
@@ -175,7 +177,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             UserError: Wrong input.
         """
         samples, problems = self.source.read(self.given_classes)
-        return samples if self.group_pattern is None else grouped(samples, self.group_pattern), problems
+        return samples if self.group_pattern is None else grouped(samples, str(self.group_pattern)), problems
 
     def divide(self, samples: Samples) -> Split:
         """The parts that training gives these samples, some or all of those that `read` lists.

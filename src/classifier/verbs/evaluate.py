@@ -147,4 +147,4 @@ def _write_predictions(path: Path, datamodule: ClassificationDataModule, collect
         [samples.relative_path(index), "ok", *collector.rows[index], *(samples.box(index) or ())]
         for index in sorted(collector.rows)
     )
-    write_table(path, columns, rows)
+    write_table(path, columns, rows, "output_dir")

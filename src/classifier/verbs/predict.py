@@ -18,6 +18,7 @@ from classifier.data.stored import image_problem
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_flag
 from classifier.evaluation.tables import label_columns, top_labels, write_table
+from classifier.files import require_writable
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
 from classifier.training.speed import speed_up
@@ -108,7 +109,7 @@ def predict(config: DictConfig) -> Path:
         config: As configs/predict.yaml composes it.
 
     Raises:
-        UserError: Wrong input. An unreadable image is none: its row says so.
+        UserError: Wrong input. An unreadable image is none, as its row says so; but that all are is.
     """
     settings = plain(config)
     devices = settings["trainer"]["devices"]
@@ -133,8 +134,9 @@ def predict(config: DictConfig) -> Path:
         num_workers=min(worker_count(settings["num_workers"]), len(paths) // settings["batch_size"]),
         collate_fn=collate,
     )
-    trainer.predict(model, loader, return_predictions=False)
     output = Path(settings["output"])
+    require_writable(output)
+    trainer.predict(model, loader, return_predictions=False)
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]
     padding = [""] * (len(columns) - 2)  # an unreadable image has no labels
@@ -145,4 +147,6 @@ def predict(config: DictConfig) -> Path:
     write_table(output, columns, table)
     unreadable = sum(found[0] != "ok" for found in cells)
     log.info("%s: %d images, %d of them unreadable", output, len(paths), unreadable)
+    if unreadable == len(paths):
+        raise UserError(f"inputs={settings['inputs']}: none of {unreadable} images can be read ({cells[0][0]})")
     return output
