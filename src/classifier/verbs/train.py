@@ -90,6 +90,7 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         preprocessing=datamodule.preprocessing.to_dict(),
         optimizer=settings["optimizer"],
         scheduler=settings["scheduler"],
+        finetune=settings["finetune"],
         loss=_with_class_weights(settings, datamodule),
         mix=settings["mix"],
         seed=settings["seed"],
@@ -129,7 +130,7 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     # what runs are compared by; TensorBoard's table is hard to read with more
-    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "seed")}
+    shown = {key: settings[key] for key in ("model", "finetune", "optimizer", "scheduler", "loss", "mix", "seed")}
     shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:

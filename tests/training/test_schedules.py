@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from classifier.training.optimizers import build_optimizer
+from classifier.training.schedules import RunLength, build_scheduler, forget_length
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from classifier.errors import UserError
-from classifier.training.optim import build_optimizer, build_scheduler, forget_length
 from tests.training import runs
 
-OPTIM = "classifier.training.optim"
+OPTIM = "classifier.training.schedules"
 COSINE = {"_target_": f"{OPTIM}.cosine", "warmup_epochs": 1}
 ONE_CYCLE = {"_target_": f"{OPTIM}.one_cycle"}
 STEP = {"_target_": f"{OPTIM}.step", "every_epochs": 2, "gamma": 0.5}
