@@ -56,7 +56,7 @@ def timm_optimizer(
     known = timm.optim.list_optimizers()
     base = name.lower().removeprefix("lookahead_")
     if base not in known:
-        raise UserError(f"optimizer.name={name} is no optimiser of timm: {did_you_mean(name, known)}")  # type: ignore[arg-type]
+        raise UserError(f"optimizer.name={name} is no optimiser of timm: {did_you_mean(base, known)}")  # type: ignore[arg-type]
     if timm.optim.get_optimizer_info(base).second_order:
         raise UserError(f"optimizer.name={name} needs second derivatives, which training does not make: use another")
     given = {"betas": betas, "eps": eps}

@@ -53,7 +53,9 @@ class ParameterGroups:
                     raise UserError("finetune.backbone_lr and finetune.layer_decay need a learning rate: optimizer.lr")
                 settings["lr"] = lr * rate
             groups.setdefault(settings["name"], settings)["params"].append(parameter)
-        ordered = sorted(groups.values(), key=lambda group: (group["name"][:4] != "head", -group.get("lr", 0.0)))
+        ordered = sorted(
+            groups.values(), key=lambda group: (group["name"][:4] != "head", -group.get("lr", 0.0), group["name"])
+        )
         if len(ordered) == 1:
             del ordered[0]["name"]  # its curve is then named by the optimiser
         return ordered
