@@ -69,13 +69,9 @@ def loader(count: int = 12) -> Any:
     return torch.utils.data.DataLoader(items, batch_size=4)  # type: ignore[arg-type]
 
 
-def fit(
-    model: ImageClassifier, run_dir: Path, callbacks: Sequence[pl.Callback] = (), **settings: Any
-) -> list[set[str]]:
+def fit(model: ImageClassifier, run_dir: Path, *callbacks: pl.Callback, **settings: Any) -> list[set[str]]:
     record = EachEpoch()
-    ckpt_path = settings.pop("ckpt_path", None)
-    trainer = runs.trainer(run_dir, [record, *callbacks], **settings)
-    trainer.fit(model, loader(), loader(), ckpt_path=ckpt_path, weights_only=True)
+    runs.trainer(run_dir, [record, *callbacks], **settings).fit(model, loader(), loader())
     return record.changed
 
 

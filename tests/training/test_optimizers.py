@@ -15,7 +15,7 @@ TIMM = {"_target_": "classifier.training.optimizers.timm_optimizer", "lr": 0.01,
 ELSEWHERE = {*timm.optim.list_optimizers(["bnb*", "fused*"]), "adahessian"}
 # kron asks torch's compiler for help, which takes long to import
 HERE = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("kron") else [])
+    pytest.param(name, marks=[pytest.mark.slow] if str(name).startswith("kron") else [])
     for name in timm.optim.list_optimizers()
     if name not in ELSEWHERE
 ]
