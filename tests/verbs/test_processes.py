@@ -84,7 +84,8 @@ def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
     generate.image_folder(tmp_path / "photos", ["blue", "red"], 24)
     same = ("model.widths=[4,4,8]", "model.drop_rate=0", "augment=none", "data.drop_last=true", "data.root=photos",
             "finetune=gradual", "finetune.head_epochs=1", "finetune.backbone_lr=0.5", "trainer.max_epochs=5",
-            "optimizer=sgd", "scheduler=constant", "scheduler.warmup_epochs=0", "trainer.accumulate_grad_batches=2")  # fmt: skip
+            "optimizer=sgd", "scheduler=constant", "scheduler.warmup_epochs=0",
+            "trainer.accumulate_grad_batches=2")  # fmt: skip
     output = finish(start("train", *RUN, *same, "run_dir=two", cwd=tmp_path))
     assert [line for line in output.splitlines() if line.startswith("epoch ")] == [
         "epoch 1: training the head alone (13,102 of 13,658 parameters)",

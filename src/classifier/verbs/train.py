@@ -60,6 +60,7 @@ def train(config: DictConfig) -> dict[str, float]:
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
+        _warn_of_untrained_features(settings, model)
         if ckpt_path is not None:
             _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
         trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
@@ -95,6 +96,12 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         mix=settings["mix"],
         seed=settings["seed"],
     )
+
+
+def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier) -> None:
+    sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
+    if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
+        log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
 
 
 def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
