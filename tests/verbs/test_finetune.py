@@ -50,6 +50,9 @@ def test_gradual_run_goes_on_with_what_it_trained(folder: Path, tmp_path: Path) 
     assert result.code == 0, result.err
     assert [line[:8] for line in result.out.splitlines() if "training the head" in line] == ["epoch 2:", "epoch 3:"]
     assert metrics(tmp_path / "run")["epoch"] == 3
+    result = run("train", "resume=run", "trainer.max_epochs=4", "finetune.layer_decay=0.9", cwd=tmp_path)
+    assert result.code == 2
+    assert "finetune.layer_decay=0.9: the run to go on with has 0.5: leave it as it is, or use init_from" in result.err
 
 
 @pytest.mark.parametrize("option", ["full", "head", "gradual"])

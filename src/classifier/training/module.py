@@ -17,6 +17,7 @@ from classifier.training.finetune import FineTuning
 from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.network import build_model
 from classifier.training.optimizers import build_optimizer, has_weight_decay
+from classifier.training.parameter_groups import require_same_rates
 from classifier.training.schedules import build_scheduler, forget_length, run_length
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
@@ -168,6 +169,7 @@ class ImageClassifier(pl.LightningModule):
             checkpoint[TRAIN_COUNTS] = {name: getattr(self.train_metrics, name).cpu() for name in TrainMetrics.STATES}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same_rates(checkpoint["hyper_parameters"]["finetune"], self.hparams["finetune"])
         for name, count in checkpoint[TRAIN_COUNTS].items() if self.global_rank == 0 else ():
             setattr(self.train_metrics, name, count.to(self.device))
         for state in checkpoint.get("lr_schedulers", ()):
