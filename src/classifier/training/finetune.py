@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -104,8 +103,6 @@ class FineTuning:
             parameter.grad = None
         self.network.train()
         self.hold()
-        if any(module._compiled_call_impl is not None for module in self.network.modules()):
-            torch.compiler.reset()  # it compiles anew for each set of what is trained, and gives up after eight
         return True
 
     def hold(self) -> None:
