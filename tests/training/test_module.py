@@ -15,7 +15,7 @@ from classifier.seeding import seed_place
 from classifier.training.saving import RunCheckpoint
 from tests.training import runs
 
-OPTIM = "classifier.training.optim"
+OPTIM = "classifier.training.schedules"
 
 
 def test_hyper_parameters_are_plain_and_load_nothing() -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import generate
 from tests.verbs.command import QUICK, REPOSITORY, finish, metrics, runs, start
@@ -75,3 +76,30 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert one["global_step"] == two["global_step"]
     for name in ("train/loss", "val/loss", "test/loss"):
         assert two[name] == pytest.approx(one[name], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
+    """Stage by stage, with the gradients of each new one summed: the weights of one process with twice the batch."""
+    generate.image_folder(tmp_path / "photos", ["blue", "red"], 24)
+    same = ("model.widths=[4,4,8]", "model.drop_rate=0", "augment=none", "data.drop_last=true", "data.root=photos",
+            "finetune=gradual", "finetune.head_epochs=1", "finetune.backbone_lr=0.5", "trainer.max_epochs=5",
+            "optimizer=sgd", "scheduler=constant", "scheduler.warmup_epochs=0",
+            "trainer.accumulate_grad_batches=2")  # fmt: skip
+    output = finish(start("train", *RUN, *same, "run_dir=two", cwd=tmp_path))
+    assert [line for line in output.splitlines() if line.startswith("epoch ")] == [
+        "epoch 1: training the head alone (13,102 of 13,658 parameters)",
+        "epoch 2: training the head and 1 of 3 stages (13,398 of 13,658 parameters)",
+        "epoch 3: training the head and 2 of 3 stages (13,546 of 13,658 parameters)",
+        "epoch 4: training the head and 3 of 3 stages (13,658 of 13,658 parameters)",
+    ]
+    finish(start("train", *RUN, *same, "trainer=cpu", "data.batch_size=8", "run_dir=one", cwd=tmp_path))
+    finish(start("train", *RUN, *same, "trainer.max_epochs=2", "run_dir=resumed", cwd=tmp_path))
+    finish(start("train", "resume=resumed", "trainer.max_epochs=5", cwd=tmp_path))
+    one, two, resumed = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("one", "two", "resumed")
+    )
+    for name, value in two["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
+        torch.testing.assert_close(value, one["state_dict"][name], rtol=1e-5, atol=1e-7)

@@ -1,8 +1,7 @@
 """The one LightningModule."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -14,9 +13,12 @@ from classifier.data.dataset import Batch
 from classifier.data.transforms import Preprocessing
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.seeding import seed_place
+from classifier.training.finetune import FineTuning
 from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.network import build_model
-from classifier.training.optim import build_optimizer, build_scheduler, forget_length
+from classifier.training.optimizers import build_optimizer, has_weight_decay
+from classifier.training.parameter_groups import require_same_rates
+from classifier.training.schedules import build_scheduler, forget_length, run_length
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
 
@@ -38,7 +40,8 @@ class ImageClassifier(pl.LightningModule):
         classes: Names, in the order of the labels.
         preprocessing: How images were read, as `Preprocessing.to_dict` gives it.
         optimizer: `_target_` and arguments of an optimiser; None where nothing is trained.
-        scheduler: `_target_` and arguments of a schedule in `optim`; None for a constant rate.
+        scheduler: `_target_` and arguments of one of `schedules`; None for a constant rate.
+        finetune: Arguments of `FineTuning`; None to train everything at one rate.
         loss: Arguments of `TrainingLoss`; evaluation has the plain cross entropy.
         mix: Arguments of `BatchMix`, for training alone.
         seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
@@ -56,6 +59,7 @@ class ImageClassifier(pl.LightningModule):
         preprocessing: Mapping[str, Any],
         optimizer: Mapping[str, Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        finetune: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
         mix: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -69,6 +73,7 @@ class ImageClassifier(pl.LightningModule):
         self.mix = BatchMix(len(classes), **(mix or {}))
         channels, size = self.preprocessing.channels, self.preprocessing.image_size
         self.normalize, self.network = build_model(model, num_classes=len(classes), in_chans=channels, image_size=size)
+        self.finetuning = FineTuning(self.network, **(finetune or {}))
         self.train_metrics = TrainMetrics()
         self.eval_metrics = EvalMetrics(len(classes))
         self.confusion: torch.Tensor | None = None
@@ -92,6 +97,22 @@ class ImageClassifier(pl.LightningModule):
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
         logits: torch.Tensor = self.network(self.normalize(images))
         return logits
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.finetuning.prepare(self.trainer)
+
+    def on_train_start(self) -> None:
+        self.finetuning.begin_epoch(self.trainer)  # a resumed run may be in any
+
+    def on_train_epoch_start(self) -> None:
+        self.finetuning.begin_epoch(self.trainer)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module, except that what is frozen stays in evaluation mode."""
+        super().train(mode)
+        self.finetuning.hold()
+        return self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_place(self.hparams["seed"], self.current_epoch, batch_idx, self.global_rank)
@@ -166,19 +187,19 @@ class ImageClassifier(pl.LightningModule):
             checkpoint[TRAIN_COUNTS] = {name: getattr(self.train_metrics, name).cpu() for name in TrainMetrics.STATES}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same_rates(checkpoint["hyper_parameters"]["finetune"], self.hparams["finetune"])
         for name, count in checkpoint[TRAIN_COUNTS].items() if self.global_rank == 0 else ():
             setattr(self.train_metrics, name, count.to(self.device))
         for state in checkpoint.get("lr_schedulers", ()):
             forget_length(state)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
+        config = self.hparams["optimizer"]
+        groups = self.finetuning.groups.build(config.get("lr"), has_weight_decay(config))
+        optimizer = build_optimizer(config, groups)
         if self.hparams["scheduler"] is None:
             return optimizer
-        self.trainer.fit_loop.setup_data()  # the number of batches is known from here on
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        total_steps = self.trainer.estimated_stepping_batches
-        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, total_steps, steps_per_epoch)
+        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, run_length(self.trainer))
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning would step it after the checkpoint of the epoch is written, and a resumed run would miss that
             # step: `on_train_epoch_end` takes it, and Lightning only keeps its state

@@ -19,7 +19,7 @@ from classifier.training.saving import AtomicCheckpointIO
 log = logging.getLogger(__name__)
 
 # advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
-# over processes, and a short epoch's loss is logged each epoch
+# over processes, a short epoch's loss is logged each epoch, and modules in evaluation mode are frozen on purpose
 NOISE = (
     ".*does not have many workers.*",
     ".*Consider increasing the value of the `num_workers` argument.*",
@@ -28,6 +28,7 @@ NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*it is recommended to use `self.log.*",
     ".*predict returned None.*",
+    ".*in eval mode at the start of training.*",
     ".*Total length of `list` across ranks is zero.*",
     ".*method of metric .* was called before the ``update``.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",

@@ -64,6 +64,7 @@ def train(config: DictConfig) -> dict[str, float]:
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
+        _warn_of_untrained_features(settings, model)
         if ckpt_path is not None:
             stored = read_checkpoint(ckpt_path, key="resume")
             require_average(stored, settings["ema"])
@@ -99,10 +100,17 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         preprocessing=datamodule.preprocessing.to_dict(),
         optimizer=settings["optimizer"],
         scheduler=settings["scheduler"],
+        finetune=settings["finetune"],
         loss=_with_class_weights(settings, datamodule),
         mix=settings["mix"],
         seed=settings["seed"],
     )
+
+
+def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier) -> None:
+    sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
+    if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
+        log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
 
 
 def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
@@ -138,7 +146,8 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     # what runs are compared by; TensorBoard's table is hard to read with more
-    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "ema", "seed")}
+    groups = ("model", "finetune", "optimizer", "scheduler", "loss", "mix", "ema", "seed")
+    shown = {key: settings[key] for key in groups}
     shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:

@@ -1,0 +1,173 @@
+"""Learning-rate schedules out of a config: a step a batch, each a function of the step and of the run's length."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from classifier.errors import UserError
+from classifier.instantiate import build
+
+log = logging.getLogger(__name__)
+
+LONGEST_WARMUP = 0.3  # of the run, as in one_cycle: a short run has to be at its full rate for most of its steps
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is, in the optimiser's steps.
+
+    Args:
+        total_steps: Of the whole run; infinite where it has no end in steps.
+        steps_per_epoch: Of one epoch.
+        time_share: The share of `trainer.max_time` that is over by now; None where there is no such limit.
+    """
+
+    total_steps: float
+    steps_per_epoch: int
+    time_share: Callable[[], float] | None = None
+
+
+def run_length(trainer: pl.Trainer) -> RunLength:
+    """That of the run which the Trainer has been set up for."""
+    trainer.fit_loop.setup_data()  # the number of batches is known from here on
+    total = trainer.estimated_stepping_batches
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return RunLength(math.inf if total == -1 else max(1, total), max(1, per_epoch), _time_share(trainer))
+
+
+def _time_share(trainer: pl.Trainer) -> Callable[[], float] | None:
+    # trainer.max_time is a Timer too; what it counted before a resume it has from the checkpoint
+    timers = [item for item in trainer.callbacks if isinstance(item, Timer)]  # type: ignore[attr-defined]
+    limits = [(timer, timer.time_elapsed() + rest) for timer in timers if (rest := timer.time_remaining()) is not None]
+    if not limits:
+        return None
+
+    def share() -> float:
+        # that of the first process, as all have to step at the same rate
+        return trainer.strategy.broadcast(max(timer.time_elapsed() / max(limit, 1e-9) for timer, limit in limits))
+
+    return share
+
+
+def build_scheduler(
+    config: Mapping[str, Any], optimizer: Optimizer, length: RunLength
+) -> LRScheduler | ReduceLROnPlateau:
+    """Build the schedule that `_target_` names, one of the functions below.
+
+    Raises:
+        UserError: The config does not fit the schedule, or the schedule the run.
+    """
+    scheduler: LRScheduler | ReduceLROnPlateau = build(config, "scheduler", optimizer, length)
+    return scheduler
+
+
+def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.0, min_lr: float = 0.0) -> LRScheduler:
+    """Half a cosine from the optimiser's rate down to `min_lr`, after a linear warm-up.
+
+    Where the run is limited in steps and in time, the one goes on that is nearer to its end.
+
+    Source: I. Loshchilov, F. Hutter, SGDR, ICLR 2017; warm-up: P. Goyal et al., arXiv:1706.02677.
+    """
+    if math.isinf(length.total_steps) and length.time_share is None:
+        raise UserError(
+            "scheduler=cosine needs to know the end of the run: use trainer.max_epochs=... or trainer.max_time=..., "
+            "or scheduler=constant"
+        )
+    base = optimizer.defaults["lr"]
+    floor = min_lr / base if base else 1.0
+    warmup = _warmup_steps(length, warmup_epochs)
+
+    @lru_cache(maxsize=1)  # all groups of parameters ask, and time goes by
+    def time_share(step: int) -> float:
+        return 0.0 if length.time_share is None else min(1.0, length.time_share())
+
+    def factor(step: int) -> float:
+        done = (step - warmup) / (length.total_steps - warmup)
+        done = min(1.0, max(0.0, done, time_share(step)))
+        warm = max((step + 1) / (warmup + 1), time_share(step) / LONGEST_WARMUP)
+        return min(1.0, warm) * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+
+    # torch's CosineAnnealingLR goes from each rate to the next one and keeps its length in the checkpoint: a run that
+    # is resumed with more epochs would climb again. A function of the step alone takes up the longer schedule.
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    length: RunLength,
+    *,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> LRScheduler:
+    """Up to the optimiser's rate and down again; momentum, where the optimiser has it, the other way.
+
+    Source: L. Smith, N. Topin, Super-Convergence, arXiv:1708.07120; the arguments are those of torch's OneCycleLR.
+    """
+    if math.isinf(length.total_steps):
+        raise UserError(
+            "scheduler=one_cycle needs to know the steps of the run: use trainer.max_epochs=..., "
+            "or scheduler=cosine, which can also go by trainer.max_time"
+        )
+    if length.time_share is not None:
+        log.warning("scheduler=one_cycle goes by the steps of the run: if trainer.max_time ends it first, the rate "
+                    "is still high then; scheduler=cosine goes by both")  # fmt: skip
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=int(length.total_steps) + 1,  # it refuses the step that Lightning takes after the last batch
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        cycle_momentum="momentum" in optimizer.defaults or "betas" in optimizer.defaults,
+    )
+
+
+def step(
+    optimizer: Optimizer,
+    length: RunLength,
+    *,
+    every_epochs: float = 10,
+    gamma: float = 0.1,
+    warmup_epochs: float = 0.0,
+) -> LRScheduler:
+    """Times `gamma` every `every_epochs` epochs, after a linear warm-up (which counts as part of them)."""
+    size = max(1, round(every_epochs * length.steps_per_epoch))
+    warmup = _warmup_steps(length, warmup_epochs)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) * float(gamma) ** (step // size))
+
+
+def constant(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.0) -> LRScheduler:
+    """The optimiser's rate, after a linear warm-up; the run may be endless."""
+    warmup = _warmup_steps(length, warmup_epochs)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+
+
+def plateau(
+    optimizer: Optimizer, length: RunLength, *, monitor: str, mode: str, factor: float = 0.1, patience: int = 5
+) -> ReduceLROnPlateau:
+    """Times `factor` when `monitor` has not become better for more than `patience` epochs."""
+    return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)  # type: ignore[arg-type]
+
+
+def _warmup_steps(length: RunLength, epochs: float) -> int:
+    if epochs < 0:
+        raise UserError(f"scheduler.warmup_epochs={epochs} must not be negative")
+    return int(min(round(epochs * length.steps_per_epoch), LONGEST_WARMUP * length.total_steps))
+
+
+LENGTH_KEYS = ("total_steps", "_schedule_phases")
+
+
+def forget_length(state: dict[str, Any]) -> None:
+    """Take out of a OneCycleLR's saved state how long the run was, so that a longer one can go on from it."""
+    for key in LENGTH_KEYS:
+        state.pop(key, None)
