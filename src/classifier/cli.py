@@ -36,7 +36,7 @@ NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.num_workers", "optimizer.lr"
                "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
                "max_imbalance")  # fmt: skip
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
-                  "init_from")  # fmt: skip
+                  "init_from", "on_oom")  # fmt: skip
 
 
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
