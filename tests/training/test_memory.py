@@ -49,7 +49,7 @@ class LittleMemory(pl.Callback):
         if self.where == "forward":
             self.refuse(output)
         elif output.requires_grad:
-            output.register_hook(self.refuse)
+            output.register_hook(self.refuse)  # type: ignore[no-untyped-call]
 
     def refuse(self, tensor: torch.Tensor) -> None:
         if self.on and len(tensor) > self.images:
@@ -66,8 +66,8 @@ def fit(
     return network, made
 
 
-def assert_same(first: nn.Module, second: nn.Module, **tolerance: float) -> None:
-    torch.testing.assert_close(first.state_dict(), second.state_dict(), **({"rtol": 0, "atol": 0} | tolerance))
+def assert_same(first: nn.Module, second: nn.Module, rtol: float = 0, atol: float = 0) -> None:
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -77,7 +77,7 @@ def assert_same(first: nn.Module, second: nn.Module, **tolerance: float) -> None
     ids=["plain", "accumulated", "clipped", "bf16"],
 )
 def test_parts_have_the_gradient_of_the_whole(where: str, trainer: dict[str, Any], tmp_path: Path) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "loss": {"label_smoothing": 0.1, "class_weight": [0.5, 1.0, 3.0]},
         "mix": {"mixup": 0.4, "cutmix": 1.0},
     }
@@ -98,27 +98,27 @@ def test_scale_of_fp16_reaches_the_parts(tmp_path: Path) -> None:
     def scaled() -> Any:
         return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
 
-    config = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
+    config: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
               "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
-    models = []
+    models: list[ImageClassifier] = []
     for limit, on_oom in ((None, "raise"), (3, "accumulate")):
         model = runs.make_classifier(model=EXACT, optimizer=SGD, on_oom=on_oom)
         trainer = pl.Trainer(**config, **scaled(), callbacks=[LittleMemory(limit)] if limit else [])
         trainer.fit(model, runs.loader(count=16, batch_size=8))
         models.append(model)
-    assert_same(*models, rtol=2e-3, atol=2e-3)
+    assert_same(models[0], models[1], rtol=2e-3, atol=2e-3)
 
 
 def test_without_need_nothing_changes(tmp_path: Path) -> None:
     """The same bits, with dropout, BatchNorm and mixup."""
-    settings = {"model": runs.CNN, "mix": {"mixup": 0.4}}
+    settings: dict[str, Any] = {"model": runs.CNN, "mix": {"mixup": 0.4}}
     assert_same(fit(tmp_path, model={**settings, "on_oom": "raise"})[0], fit(tmp_path, model=settings)[0])
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_failed_attempt_leaves_no_trace(where: str, tmp_path: Path) -> None:
     """Of a network with dropout and BatchNorm: its first step is that of a run that never tried the whole batch."""
-    settings = {"model": runs.CNN, "mix": {"mixup": 0.4}}
+    settings: dict[str, Any] = {"model": runs.CNN, "mix": {"mixup": 0.4}}
     tried, _ = fit(tmp_path, LittleMemory(4, where), model=settings)
     model = runs.make_classifier(**{"optimizer": SGD, "on_oom": "accumulate", **settings})
     assert model.micro_batches is not None
@@ -140,7 +140,7 @@ def test_memory_that_shrinks_during_the_run(tmp_path: Path, caplog: pytest.LogCa
 
 def test_parts_are_resumed(tmp_path: Path) -> None:
     """A run that was interrupted goes on with the parts it had, though by then a whole batch would fit."""
-    settings = {"model": runs.CNN, "mix": {"mixup": 0.4}}
+    settings: dict[str, Any] = {"model": runs.CNN, "mix": {"mixup": 0.4}}
     last = RunCheckpoint(dirpath=tmp_path, filename="last", enable_version_counter=False)
     whole, _ = fit(tmp_path, LittleMemory(4), model=settings)
     model = runs.make_classifier(**{"optimizer": SGD, "on_oom": "accumulate", **settings})
@@ -171,7 +171,12 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_one_process_of_two_divides_its_batches(where: str, accumulate: int, tmp_path: Path) -> None:
-    two = {"strategy": "ddp_fork", "devices": 2, "accumulate_grad_batches": accumulate, "use_distributed_sampler": True}
+    two: dict[str, Any] = {
+        "strategy": "ddp_fork",
+        "devices": 2,
+        "accumulate_grad_batches": accumulate,
+        "use_distributed_sampler": True,
+    }
     whole, _ = fit(tmp_path, model={"on_oom": "raise"}, **two)
     parts, _ = fit(tmp_path, LittleMemory(3, where, rank=1), **two)
     assert_same(whole, parts, rtol=1e-5, atol=1e-5)
@@ -198,7 +203,7 @@ def test_strategy_under_which_a_process_cannot_divide_alone(strategy: Any, messa
 
 def test_batchnorm_that_is_shared_by_processes_is_refused(tmp_path: Path) -> None:
     model = runs.make_classifier(on_oom="accumulate")
-    model.network = nn.SyncBatchNorm.convert_sync_batchnorm(model.network)
+    model.network = nn.SyncBatchNorm.convert_sync_batchnorm(model.network)  # type: ignore[no-untyped-call]
     with pytest.raises(UserError, match=r"trainer\.sync_batchnorm=false"):
         runs.trainer(tmp_path, max_epochs=1).fit(model, runs.loader(), runs.loader())
 

@@ -172,8 +172,9 @@ class ImageClassifier(pl.LightningModule):
         with self.train_metrics.sync_context():  # summed over processes
             checkpoint[TRAIN_COUNTS] = {name: getattr(self.train_metrics, name).cpu() for name in TrainMetrics.STATES}
         if self.micro_batches is not None:
-            size = torch.tensor(self.micro_batches.size or 0, device=self.device)
-            checkpoint[MICRO_BATCHES] = self.all_gather(size).flatten().tolist()
+            sizes = self.all_gather(torch.tensor(self.micro_batches.size or 0, device=self.device))
+            assert isinstance(sizes, torch.Tensor)
+            checkpoint[MICRO_BATCHES] = sizes.flatten().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, count in checkpoint[TRAIN_COUNTS].items() if self.global_rank == 0 else ():
