@@ -89,12 +89,24 @@ def test_batch_size_where_all_fit(folder: Path, tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def limited(gigabytes: float, *arguments: str, cwd: Path) -> Result:
-    """Train on images of 128 pixels in a process that is refused more memory; some 1.1 GB are torch's own."""
+def test_run_that_is_resumed(folder: Path, tmp_path: Path) -> None:
+    """It keeps what it does without memory, or takes another way; there is nothing to tune."""
+    arguments = (*FOLDER, f"data.root={folder}", "on_oom=accumulate", "test=false", "run_dir=out")
+    assert run("train", *arguments, cwd=tmp_path).code == 0
+    for typed, kept in ((), "accumulate"), (("on_oom=raise",), "raise"):
+        result = run("train", "resume=out", "trainer.max_epochs=2", *typed, cwd=tmp_path)
+        assert result.code == 0, result.err
+        assert f"on_oom: {kept}" in (tmp_path / "out" / "config.yaml").read_text()
+    result = run("train", "resume=out", "tune=lr", cwd=tmp_path)
+    assert result.code == 2
+    assert "there is no key tune" in result.err
+
+
+def limited(gigabytes: float, verb: str, *arguments: str, cwd: Path) -> Result:
+    """Run an entry point in a process that is refused more memory; some 1.1 GB are torch's own."""
     size = int(gigabytes * 1e9)
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "src" / "train.py"), *FOLDER, "model.hidden=[]", "data.image_size=128",
-         "trainer.limit_val_batches=1", "test=false", *arguments],
+        [sys.executable, str(REPOSITORY / "src" / f"{verb}.py"), *arguments],
         cwd=cwd,
         # freed blocks go back to the system, and do not count
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
@@ -102,7 +114,7 @@ def limited(gigabytes: float, *arguments: str, cwd: Path) -> Result:
         capture_output=True,
         text=True,
         timeout=300,
-    )  # fmt: skip
+    )
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -113,7 +125,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not
 @pytest.mark.slow
 def test_real_lack_of_memory(folder: Path, tmp_path: Path) -> None:
     """It is told; what was told works; so does on_oom=accumulate; and tune=batch_size knows before."""
-    arguments = (f"data.root={folder}", "data.batch_size=42", "data.val_fraction=0.1")
+    arguments = ("train", *FOLDER, "model.hidden=[]", "data.image_size=128", "trainer.limit_val_batches=1",
+                 "test=false", f"data.root={folder}", "data.batch_size=42")  # fmt: skip
     told = limited(1.4, *arguments, cwd=tmp_path)
     assert told.code == 2
     expected = (
@@ -134,3 +147,13 @@ def test_real_lack_of_memory(folder: Path, tmp_path: Path) -> None:
     obeyed = limited(1.4, *arguments, *typed.split(), "run_dir=obeyed", cwd=tmp_path)
     assert obeyed.code == 0, obeyed.err
     assert metrics(tmp_path / "obeyed")["global_step"] == 1
+
+    evaluated = limited(1.15, "eval", "ckpt_path=obeyed", "split=all", "data.batch_size=60", cwd=tmp_path)
+    assert evaluated.code == 2
+    assert (
+        "error: out of memory with data.batch_size=60 (128x128 pixels, 32-true): use data.batch_size=30"
+        in evaluated.err
+    )
+    predicted = limited(1.15, "predict", "ckpt_path=obeyed", f"inputs={folder}", "batch_size=60", cwd=tmp_path)
+    assert predicted.code == 2
+    assert "error: out of memory with batch_size=60: use batch_size=30" in predicted.err

@@ -42,7 +42,7 @@ def out_of_memory_told(what: str, advice: str) -> Iterator[None]:
         raise UserError(f"out of memory with {what}: {advice}") from error
 
 
-def described(batch_size: int, image_size: Sequence[int], precision: str) -> str:
+def described(batch_size: int, image_size: Sequence[int], precision: object) -> str:
     """What takes the memory, such as `data.batch_size=64 (224x224 pixels, 32-true)`."""
     return f"data.batch_size={batch_size} ({image_size[0]}x{image_size[1]} pixels, {precision})"
 

@@ -20,6 +20,7 @@ from classifier.errors import UserError
 from classifier.evaluation.tables import label_columns, top_labels, write_table
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
+from classifier.training.memory import out_of_memory_told
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ def predict(config: DictConfig) -> Path:
         num_workers=min(worker_count(settings["num_workers"]), len(paths) // settings["batch_size"]),
         collate_fn=collate,
     )
-    trainer.predict(model, loader, return_predictions=False)
+    size = settings["batch_size"]
+    with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+        trainer.predict(model, loader, return_predictions=False)
     output = Path(settings["output"])
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]

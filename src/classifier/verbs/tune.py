@@ -42,6 +42,8 @@ def find_rate(
     trainer = _short_trainer(settings, run_dir, STEPS, [sweep])
     log.info("%d steps, from a rate of %g up to %g", STEPS, LOWEST, HIGHEST)
     trainer.fit(model, datamodule=datamodule)
+    if not sweep.losses:
+        raise UserError("the loss of the first step is no finite number: check the data and trainer.precision")
     found = suggestion(sweep.rates, sweep.losses)
     if trainer.is_global_zero:
         write_table(run_dir / f"{CURVE}.csv", ["rate", "loss"], zip(sweep.rates, sweep.losses, strict=True))
