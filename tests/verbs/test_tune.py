@@ -93,8 +93,8 @@ def test_run_that_is_resumed(folder: Path, tmp_path: Path) -> None:
     """It keeps what it does without memory, or takes another way; there is nothing to tune."""
     arguments = (*FOLDER, f"data.root={folder}", "on_oom=accumulate", "test=false", "run_dir=out")
     assert run("train", *arguments, cwd=tmp_path).code == 0
-    for typed, kept in ((), "accumulate"), (("on_oom=raise",), "raise"):
-        result = run("train", "resume=out", "trainer.max_epochs=2", *typed, cwd=tmp_path)
+    for epochs, typed, kept in ((2, (), "accumulate"), (3, ("on_oom=raise",), "raise")):
+        result = run("train", "resume=out", f"trainer.max_epochs={epochs}", *typed, cwd=tmp_path)
         assert result.code == 0, result.err
         assert f"on_oom: {kept}" in (tmp_path / "out" / "config.yaml").read_text()
     result = run("train", "resume=out", "tune=lr", cwd=tmp_path)
