@@ -1,5 +1,6 @@
 import errno
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_what_exists_is_not_made_again(tmp_path: Path, left: str) -> None:
         made_once(path, make)
     assert calls == [scratch]
     assert [item for item in path.parent.rglob("*") if item.suffix != ".lock"] == [path]
+
+
+def test_what_cannot_be_used_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+    path.write_text("damaged")
+    for text in ("whole", "not needed"):
+        made_once(path, partial(Path.write_text, data=text), is_whole=lambda file: file.read_text() == "whole")
+    assert path.read_text() == "whole"
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_paths_are_quoted_where_they_are_typed() -> None:
     assert overrides.quoted(typed) == ["data.table='a b=1.csv'", "data.root='{x}'", typed[2], typed[3]]
 
 
+def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert overrides.quoted(["data.root=~/a,b", "name=~x", "log_dir=a~b"]) == [
+        "data.root='/home/me/a,b'",
+        "name=~x",
+        "log_dir='a~b'",
+    ]
+    assert overrides.quoted(["-m", "data.root=~/a,~/b"]) == ["-m", "data.root=/home/me/a,/home/me/b"]
+
+
 @pytest.mark.parametrize("pattern", [r"(patient_\d+)", r"^([^_]+)_", r"[a-z]{1,3}\d", r"\\(x)$", "it's|a=b *"])
 @pytest.mark.parametrize("multirun", [(), ("-m",)])
 def test_regular_expressions_are_typed_as_they_are(pattern: str, multirun: tuple[str, ...]) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -27,16 +29,19 @@ from classifier.config import (
 from classifier.errors import UserError, did_you_mean
 from classifier.overrides import argument, quoted, replace_arguments
 
+log = logging.getLogger(__name__)
+
 WRONG_INPUT = 2  # exit code
 STOPPED = 130  # as of a program that SIGINT ended
 HELP = {"--help", "-h"}
 OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
-NUMBER_KEYS = ("seed", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
+NUMBER_KEYS = ("seed", "ema", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
                "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
                "max_imbalance")  # fmt: skip
+WHOLE_KEYS = ("seed", "top_k", "batch_size", "trainer.max_epochs", "trainer.max_steps")
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
-                  "init_from", "on_oom")  # fmt: skip
+                  "ema", "init_from", "on_oom")  # fmt: skip
 
 
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
@@ -60,10 +65,10 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
                 codes.append(result)
             return result
         except UserError as error:  # kept from Hydra, which would print its own account first
-            refusals.append(error)
+            refusals.append(_of_job(error))
             return None
         except MissingMandatoryValue as error:
-            refusals.append(UserError(_explain(error, verb)))
+            refusals.append(_of_job(UserError(_explain(error, verb))))
             return None
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -115,11 +120,22 @@ def _require_numbers(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, throw_on_missing=False)
         if isinstance(value, str) and value != "auto":
             raise UserError(f"{key}={value} must be a number")
+        if isinstance(value, float) and key in WHOLE_KEYS:
+            raise UserError(f"{key}={value} must be a whole number")
 
 
 def _message(error: UserError) -> str:
     # one that was raised in a DataLoader worker comes with that process's traceback in its text
     return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
+
+
+def _of_job(error: UserError) -> UserError:
+    """`error`, with the job that it refused where that is one of several."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN:
+        log.warning("job %d is refused: why comes at the end", settings.job.num)
+        error.args = (f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {_message(error)}",)
+    return error
 
 
 def _prepare(verb: str) -> str:
@@ -204,6 +220,8 @@ def _explain(error: Exception, verb: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} does not exist: {did_you_mean(option, error.options)}"
+    if isinstance(error, OverrideParseException) and "=" not in str(error.override):
+        return f"{error.override} has no value: type {error.override}=VALUE"
     if isinstance(error, OverrideParseException):
         return f"cannot read the override {error.override!r}: put its value into quotes, such as \"key='a value'\""
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
@@ -240,4 +258,4 @@ def _known_keys(verb: str, wrong: str) -> list[str]:
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config, resolve=False), "")
-    return keys
+    return keys + [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]

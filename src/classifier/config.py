@@ -14,7 +14,7 @@ from classifier.errors import UserError
 PACKAGE = Path(__file__).parent
 # a checkout has configs/ beside src/, an installed wheel inside the package
 CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "configs") if path.is_dir())
-GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "speed", "callbacks", "logger")
 STORED = "checkpoint"  # the option of each group that holds a stored run's config
 
 # two values of which the first may be null; Hydra asks for it before a job, and so the experiment's name, is set

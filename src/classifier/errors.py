@@ -32,6 +32,12 @@ def require_choice(key: str, value: Any, options: Iterable[str]) -> None:
         raise UserError(f"{key}={value} is unknown: {did_you_mean(str(value), options)}")
 
 
+def require_flag(key: str, value: Any) -> None:
+    """Raise a UserError unless the value of `key` is true or false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{key}={value} must be true or false")
+
+
 def require_whole(key: str, value: Any, least: int, most: int | None = None, otherwise: str = "") -> None:
     """Raise a UserError unless the value of `key` is a whole number from `least` to `most`.
 

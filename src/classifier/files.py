@@ -1,14 +1,18 @@
 """Files that appear whole or not at all, and never in the data; some are made by one process of several."""
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from filelock import FileLock
 
 from classifier.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def require_outside(output: Path, root: Path, key: str = "output") -> None:
@@ -53,6 +57,20 @@ def whole_file(path: Path, key: str = "output") -> Iterator[Path]:
         yield scratch
 
 
+def require_writable(path: Path, key: str = "output") -> None:
+    """Refuse, before the work is done, a file that could not be written behind it; its folder is made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with _told(path, key):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part"):
+            pass
+
+
 @contextmanager
 def locked(path: Path, key: str = "output") -> Iterator[None]:
     """Hold the lock file `path`, with its folder made; other processes wait.
@@ -73,19 +91,30 @@ def locked(path: Path, key: str = "output") -> Iterator[None]:
         lock.release()
 
 
-def made_once(path: Path, make: Callable[[Path], object], key: str = "output") -> None:
+def made_once(
+    path: Path,
+    make: Callable[[Path], object],
+    key: str = "output",
+    is_whole: Callable[[Path], bool] = lambda path: True,
+) -> None:
     """Where `path` does not exist, `make` it at the scratch path given; a second process waits for the first.
+
+    Args:
+        is_whole: Tells of an existing file whether it can be used; else it is made anew.
 
     Raises:
         UserError: It cannot be written.
     """
     with _told(path, key):
-        if path.exists():
+        if path.exists() and is_whole(path):
             return
     with locked(path.with_name(f"{path.name}.lock"), key):
-        if not path.exists():
-            with whole_file(path, key) as scratch:
-                make(scratch)
+        if path.exists() and is_whole(path):
+            return
+        if path.exists():
+            log.warning("%s is damaged, and made anew", path)
+        with whole_file(path, key) as scratch:
+            make(scratch)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """KEY=VALUE on the command line, in Hydra's grammar."""
 
+import os
 import re
 import sys
 
@@ -33,11 +34,13 @@ def override(key: str, value: str) -> str:
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """The arguments with paths and regular expressions quoted, and GROUP=null in Hydra's words."""
+    """The arguments with `~` expanded, paths and regular expressions quoted, and GROUP=null in Hydra's words."""
+    multirun = any(text in ("-m", "--multirun") for text in arguments)
+    arguments = [_at_home(text, multirun) for text in arguments]
     # Hydra's word for no option of a group
     arguments = [f"~{text[:-5]}" if re.fullmatch(GROUP_OFF, text) else text for text in arguments]
     arguments = [_quoted_pattern(text) for text in arguments]
-    if any(text in ("-m", "--multirun") for text in arguments):
+    if multirun:
         return arguments  # a comma there separates values
     result = []
     for text in arguments:
@@ -48,6 +51,15 @@ def quoted(arguments: list[str]) -> list[str]:
         plain = plain or (key in BY_PART and value[0] == "{")
         result.append(text if not equals or plain else override(key, value))
     return result
+
+
+def _at_home(text: str, multirun: bool) -> str:
+    """A path with its `~`, which the shell leaves as it is behind KEY=, replaced by the home folder."""
+    key, equals, value = text.partition("=")
+    if key.lstrip("+") not in PATH_KEYS or "~" not in value:
+        return text
+    values = value.split(",") if multirun else [value]
+    return f"{key}{equals}{','.join(os.path.expanduser(path) for path in values)}"  # noqa: PTH111
 
 
 def _quoted_pattern(text: str) -> str:

@@ -149,6 +149,20 @@ def test_a_half_built_one_is_never_used(folder: Path, tmp_path: Path) -> None:
     assert files(tmp_path) == [path]
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut in the table", "cut in the pixels", "of something else"])
+def test_a_damaged_file_is_made_anew(
+    folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = epoch(ready(folder, tmp_path))
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    end = {"empty": 0, "cut in the table": 100, "cut in the pixels": -1}.get(damage)
+    path.write_bytes(content[:end] if damage != "of something else" else b"hello" * 1000)
+    assert torch.equal(epoch(ready(folder, tmp_path)), whole)
+    assert path.read_bytes() == content
+    assert f"{path} is damaged, and made anew" in caplog.messages
+
+
 def test_an_image_that_breaks_after_the_check_leaves_no_cache(folder: Path, tmp_path: Path) -> None:
     root = generate.copy(folder, tmp_path / "photos")
     module = ready(root, tmp_path / "kept")

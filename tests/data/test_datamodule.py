@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier.data import ClassificationDataModule, ImageFolderDataModule
+from classifier.data import ClassificationDataModule, ImageFolderDataModule, build_datamodule
 from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
 from classifier.data.split_file import write_split
 from classifier.errors import UserError
@@ -45,6 +45,12 @@ def test_batches(folder: Path, part: str, image_size: int | list[int], channels:
     index = torch.cat([batch["index"] for batch in found])
     assert sorted(index.tolist()) == module.rows(part).tolist()
     assert (index.tolist() == module.rows(part).tolist()) == (part != "train")
+
+
+def test_a_root_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    module = build_datamodule({"_target_": "classifier.data.ImageFolderDataModule", "root": f"~/{folder.name}"})
+    assert module.source.root == folder
 
 
 def test_labels_fit_the_pictures(folder: Path) -> None:
@@ -93,6 +99,25 @@ def test_a_split_file_is_used_instead(folder: Path, tmp_path: Path) -> None:
     assert {name: rows.tolist() for name, rows in again.split.items()} == {
         name: rows.tolist() for name, rows in first.split.items()
     }
+
+
+def test_a_class_without_training_images_is_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = ready(folder)
+    train = module.split["train"]
+    keep = {**module.split, "train": train[module.samples.labels[train] > 0]}
+    write_split(tmp_path / "split.csv", module.samples, keep)
+    assert caplog.messages == []
+    ready(folder, split_file=str(tmp_path / "split.csv"))
+    (message,) = caplog.messages
+    assert "1 of 3 classes have no training image and will not be recognized: blue." in message
+    ready(folder, split_file=str(tmp_path / "split.csv"), classes=list(CLASSES))  # of a model that is trained already
+    assert len(caplog.messages) == 1
+
+
+def test_a_group_pattern_that_yaml_takes_for_a_number(folder: Path) -> None:
+    assert len(ready(folder, group_pattern=0).samples) == 60
 
 
 def test_a_split_file_is_limited_too(folder: Path, tmp_path: Path) -> None:

@@ -88,6 +88,21 @@ def test_an_own_split_file_divides_whole_images(tmp_path: Path) -> None:
     assert {samples.relative_path(row) for row in split["val"]} == {"0/001.jpg", "1/001.jpg"}
 
 
+def test_parts_have_the_usual_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("path,split\n0/000.jpg,TRAIN\n0/001.jpg,validation\n1/001.jpg, Testing\n")
+    split = read_split(path, table((3, 3)))
+    assert {name: rows.tolist() for name, rows in split.items()} == {"train": [0], "val": [1], "test": [4]}
+
+
+def test_samples_that_are_not_listed_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("path,split\n0/000.jpg,train\n1/001.jpg,test\n")
+    with caplog.at_level("INFO"):
+        read_split(path, table((3, 3)))
+    assert "does not list 4 of the 6 samples" in caplog.text
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_what_a_spreadsheet_saves(separator: str, tmp_path: Path) -> None:
     lines = [["path", "note", "split"], ["0/000.jpg", "", "train"], [], ["1/001.jpg", "x", "test"]]

@@ -70,6 +70,6 @@ def test_rate_figure_shows_where_the_loss_falls_not_where_it_diverges(suggested:
     [axes] = figure.axes
     low, high = axes.get_ylim()
     assert low < 1.0 < 2.3 < high < 5
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    _, labels = axes.get_legend_handles_labels()
     assert ("falls fastest: 0.001" in labels) == (suggested is not None)
     assert png(figure).size == (700, 450)

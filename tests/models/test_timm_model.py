@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,25 @@ def test_drop_rates_reach_the_network() -> None:
     assert not any(type(module).__name__ == "DropPath" for module in plain.modules())
 
 
+@torch.no_grad()
+def test_drop_path_acts_in_training_alone() -> None:
+    network = timm_model(
+        "vit_tiny_patch16_224", num_classes=5, image_size=(32, 32), pretrained=False, drop_path_rate=0.5
+    )
+    images = torch.rand(2, 3, 32, 32)
+    network.train()
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, "some"])
+@pytest.mark.parametrize("key", ["drop_rate", "drop_path_rate"])
+def test_a_bad_drop_rate(key: str, rate: Any) -> None:
+    with pytest.raises(UserError, match=rf"model\.{key}={rate} must be a number from 0 to below 1"):
+        timm_model("resnet18", num_classes=5, pretrained=False, **{key: rate})
+
+
 def test_stochastic_depth_that_a_network_lacks() -> None:
     with pytest.raises(UserError, match=r"model\.name=vgg11 .*drop_path_rate.*null"):
         timm_model("vgg11", num_classes=5, pretrained=False, drop_path_rate=0.1)
@@ -133,6 +153,38 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(UserError, match=r"vit\.safetensors"):
         timm_model("resnet18", num_classes=5, weights=str(tmp_path / "vit.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("resnet34", "is of another network than model.name=resnet18: 20 of the network's 21 layers matched"),
+        ("resnet50", "size mismatch for layer"),
+    ],
+)
+def test_weights_of_a_related_network_are_refused(other: str, said: str, tmp_path: Path) -> None:
+    """All that a ResNet-18 has, a ResNet-34 has too, of the same shapes."""
+    save_file(timm.create_model(other).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as refusal:
+        timm_model("resnet18", num_classes=5, weights=str(tmp_path / "other.safetensors"))
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "account"),
+    [
+        ("resnet18", "20 of 21 layers matched; new: fc"),
+        ("levit_128s", "61 of 63 layers matched; new: head.linear, head_dist.linear"),  # its biases begin as zeros
+    ],
+)
+def test_there_is_an_account_of_what_matched(
+    name: str, account: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(timm.create_model(name).state_dict(), tmp_path / "published.safetensors")
+    with caplog.at_level(logging.INFO):
+        timm_model(name, num_classes=5, weights=str(tmp_path / "published.safetensors"))
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("classifier")]
+    assert message.endswith(f"published.safetensors: {account}")
 
 
 def test_image_size_that_a_network_cannot_be_made_for() -> None:

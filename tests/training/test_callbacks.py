@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader, Dataset
 
 from classifier.training.callbacks import ConfusionMatrix, FirstBatch, Throughput
 from classifier.training.loggers import EpochCSVLogger, RunTensorBoardLogger
@@ -47,6 +48,29 @@ def test_throughput_leaves_validation_out(interval: float, tmp_path: Path) -> No
         seconds = 16 / float(row["train/images_per_second"])
         assert 4 * 0.05 <= seconds <= watch.epoch - watch.validation + 0.01
     assert watch.validation >= 0.5 / interval
+
+
+class SlowImages(Dataset[Any]):
+    """Takes a twentieth of a second for each image."""
+
+    def __init__(self) -> None:
+        self.items: Any = runs.loader(count=8).dataset
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        time.sleep(0.05)
+        return self.items[index]
+
+
+@pytest.mark.parametrize(("slow", "low", "high"), [(True, 0.7, 1.0), (False, 0.0, 0.5)])
+def test_throughput_tells_waiting_from_computing(slow: bool, low: float, high: float, tmp_path: Path) -> None:
+    loader = DataLoader(SlowImages(), batch_size=4) if slow else runs.loader(count=8)
+    callbacks = [Throughput()] if slow else [Throughput(), Stopwatch()]  # whose steps are slow
+    trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, logger=EpochCSVLogger(str(tmp_path)))
+    trainer.fit(runs.make_classifier(), loader)
+    assert low <= float(rows(tmp_path)[-1]["train/data_wait"]) <= high
 
 
 def pictures(run_dir: Path, tag: str) -> list[tuple[int, Image.Image]]:

@@ -23,7 +23,8 @@ def test_run_leaves_one_row_an_epoch(tmp_path: Path) -> None:
     table = rows(tmp_path)
     assert [row["epoch"] for row in table] == ["0", "1", "2"]
     assert list(table[0])[:2] == ["epoch", "step"]
-    columns = {"epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "val/f1", "train/images_per_second"}
+    columns = {"epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
+    columns |= {"train/images_per_second", "train/data_wait"}
     assert set(table[0]) == columns
     assert all(value for row in table for value in row.values())
     for name in ("train/loss", "val/loss"):

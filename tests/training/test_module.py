@@ -57,6 +57,24 @@ def test_forward_takes_raw_pixels() -> None:
     torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_flip_is_the_mean_of_two_probabilities(tmp_path: Path) -> None:
+    model = runs.make_classifier().eval()
+    by_hand = [
+        (model(batch["image"]).softmax(1) + model(batch["image"].flip(3)).softmax(1)) / 2 for batch in runs.loader()
+    ]
+    losses = [functional.nll_loss(p.log(), batch["label"]) for p, batch in zip(by_hand, runs.loader(), strict=True)]
+    model.flip = True
+    trainer = runs.trainer(tmp_path)
+    [tested] = trainer.test(model, runs.loader(), verbose=False)
+    predictions = trainer.predict(model, runs.loader())
+    torch.testing.assert_close(predictions, by_hand)
+    assert tested["test/loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert tested["test/acc"] == pytest.approx(
+        (torch.cat(by_hand).argmax(1) == torch.arange(12) % 3).float().mean().item()
+    )
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_training_loss_equals_that_of_torch(label_smoothing: float, tmp_path: Path) -> None:
     network = {**runs.CNN, "drop_rate": 0.0}
@@ -87,6 +105,37 @@ def test_model_learns_a_small_batch_by_heart(tmp_path: Path) -> None:
     assert before["val/acc"] < 0.9
     assert after["val/acc"] == 1.0
     assert after["val/loss"] < 0.1
+
+
+class Targets(pl.Callback):
+    """What the loss is computed of."""
+
+    def __init__(self) -> None:
+        self.targets: list[torch.Tensor] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.get_submodule("training_loss").register_forward_pre_hook(
+            lambda loss, inputs: self.targets.append(inputs[1])
+        )
+
+
+@pytest.mark.parametrize("mix", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 15), (2, [2] * 7 + [1]), (7, [7, 7, 1])])
+def test_mixing_trains_at_any_batch_size(
+    batch_size: int, sizes: list[int], mix: dict[str, float], tmp_path: Path
+) -> None:
+    """Together with smoothing and class weights; the last batch is a single image, which mixes with itself."""
+    record = Targets()
+    model = runs.make_classifier(mix=mix, loss={"label_smoothing": 0.1, "class_weight": [0.5, 1.0, 2.0]})
+    before = [value.clone() for value in model.parameters()]
+    trainer = runs.trainer(tmp_path, [record], max_epochs=1)
+    trainer.fit(model, runs.loader(count=15, batch_size=batch_size), runs.loader())
+    assert [len(target) for target in record.targets] == sizes
+    shares = torch.cat(record.targets)
+    torch.testing.assert_close(shares.sum(1), torch.ones(15))
+    assert (shares.max(1).values < 0.999).any() == (batch_size > 1)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert all(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
 class Draws(pl.Callback):

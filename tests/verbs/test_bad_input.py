@@ -105,6 +105,11 @@ def test_data(damage: Callable[[Path], None], said: list[str], cwd: Path) -> Non
         ("experiment=dogs_resnt", "did you mean dogs_resnet"),
         ("data.bach_size=8", "did you mean data.batch_size"),
         ("optimiser=sgd", "did you mean optimizer"),
+        ("experimnt=folder_cnn", "did you mean experiment"),
+        ("optimizer.lr", "optimizer.lr has no value: type optimizer.lr=VALUE"),
+        ("seed=1.5", "seed=1.5 must be a whole number"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5 must be a whole number"),
+        ("data.batch_size=2.5", "data.batch_size=2.5 must be a whole number"),
         ("optimizer=adamm", "did you mean adam"),
         ("optimizer._target_=torch.optim.Adem", "did you mean Adam"),
         ("--experiment folder_cnn", "there is no option --experiment: overrides go without dashes, experiment=VALUE"),
@@ -276,6 +281,18 @@ def test_verbs_without_their_argument(cwd: Path) -> None:
     assert "no file, no folder" in refused("predict", "ckpt_path=latest", "inputs=none/*.jpg", cwd=cwd)
     assert "no half part" in refused("eval", "ckpt_path=latest", "split=half", cwd=cwd)
     assert "did you mean data.root" in refused("eval", "ckpt_path=latest", "data.rot=photos", cwd=cwd)
+
+
+def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> None:
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "test=false")
+    result = run("train", "-m", *arguments, "optimizer.lr=-1,0.001", cwd=cwd)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    (message,) = result.err.splitlines()
+    assert message.startswith("error: job 0 (experiment=folder_cnn ")
+    assert "optimizer.lr=-1): optimizer is not accepted" in message
+    (finished,) = runs(cwd / "logs")
+    assert finished.name == "1"
 
 
 def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path) -> None:

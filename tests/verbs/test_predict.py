@@ -67,9 +67,22 @@ def test_one_file_and_a_pattern(workplace: Path) -> None:
 
 
 def test_nothing_readable(workplace: Path) -> None:
-    rows = predicted(workplace, "holiday/*.png")
-    assert len(rows) == 1
-    assert rows[0]["status"] != "ok"
+    result = run("predict", "ckpt_path=latest", "inputs=holiday/*.png", "trainer=cpu", "output=none.csv", cwd=workplace)
+    assert result.code == 2
+    assert "error: inputs=holiday/*.png: none of 1 images can be read (" in result.err
+    with (workplace / "none.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["status"] != "ok"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(workplace: Path) -> None:
+    (workplace / "a_file").touch()
+    for output in ("a_file/table.csv", "holiday"):
+        arguments = ("ckpt_path=latest", "inputs=holiday", "trainer=cpu", f"output={output}")
+        result = run("predict", *arguments, cwd=workplace)
+        assert result.code == 2
+        assert f"cannot write {output}" in result.err
+        assert "name another place with output=" in result.err
 
 
 def test_the_numbers_are_the_model_s(workplace: Path) -> None:

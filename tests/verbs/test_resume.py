@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from classifier.training.averaging import TRAINING_WEIGHTS
 from tests.verbs.command import QUICK, finish, metrics, run, runs, start
 
 # a checkpoint every 3 steps, kept by name, so that each can be resumed from
@@ -21,8 +22,9 @@ RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "trainer.max_epochs=
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
-    return state
+    content = torch.load(checkpoint, weights_only=True)
+    training = {f"training {name}": value for name, value in content.get(TRAINING_WEIGHTS, {}).items()}
+    return {**content["state_dict"], **training}
 
 
 def assert_equal(first: Path, second: Path) -> None:
@@ -72,8 +74,9 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
     "limits",
     [
         ("trainer.limit_train_batches=4",),
-        ("trainer.val_check_interval=3",),
         ("trainer.accumulate_grad_batches=2",),
+        ("trainer.val_check_interval=3", "ema=0.99"),
+        ("data.train_size=[[0,16],[1,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
         ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
     ],
 )

@@ -89,6 +89,18 @@ def test_batch_size_where_all_fit(folder: Path, tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+def test_batch_size_is_that_of_the_largest_images(folder: Path, tmp_path: Path) -> None:
+    growing = (
+        "data.train_size=[[0,16],[2,24],[4,20]]",
+        "model.head=avg",
+        "data.batch_size=2",
+        "data.limit_per_class=2",
+    )
+    result = run("train", *FOLDER, f"data.root={folder}", "tune=batch_size", *growing, cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "data.batch_size=4 (24x24 pixels, 32-true) fits" in result.out
+
+
 def test_run_that_is_resumed(folder: Path, tmp_path: Path) -> None:
     """It keeps what it does without memory, or takes another way; there is nothing to tune."""
     arguments = (*FOLDER, f"data.root={folder}", "on_oom=accumulate", "test=false", "run_dir=out")

@@ -1,5 +1,6 @@
 """Rare classes and rare images: how often a training epoch draws each."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy as np
 from classifier.data.samples import Samples
 from classifier.data.sources.table_file import read_fixed
 from classifier.errors import UserError, require_choice
+
+log = logging.getLogger(__name__)
 
 SAMPLERS = ("shuffle", "balanced", "weighted")
 
@@ -18,6 +21,20 @@ def require_sampler(sampler: str, weights_file: str | None) -> None:
         raise UserError(
             f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
             "data.sampler=weighted go together"
+        )
+
+
+def warn_of_untrained(samples: Samples, rows: np.ndarray) -> None:
+    """Say which classes have none of the training images at `rows`: nothing can be learnt of them."""
+    counts = np.bincount(samples.labels[rows], minlength=len(samples.classes))
+    names = [samples.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+    if names:
+        log.warning(
+            "%d of %d classes have no training image and will not be recognized: %s%s. Add some, or remove the class",
+            len(names),
+            len(samples.classes),
+            ", ".join(names[:5]),
+            ", ..." if len(names) > 5 else "",
         )
 
 

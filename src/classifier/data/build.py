@@ -1,5 +1,6 @@
 """A config -> a data module."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,5 +20,7 @@ def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> Classific
     require_targets(settings, "data", DATA_ROOTS)
     if not str(settings.get("_target_", "DataModule")).endswith("DataModule"):
         raise UserError(f"data._target_={settings['_target_']} is no data module: name one of classifier.data")
+    if isinstance(settings.get("root"), str):  # ~ in a YAML file
+        settings = {**settings, "root": os.path.expanduser(settings["root"])}  # noqa: PTH111
     datamodule: ClassificationDataModule = build(settings, "data", recursive=False, **arguments)
     return datamodule

@@ -12,7 +12,7 @@ import torch
 
 from classifier.data.decode import decode
 from classifier.data.picture import Box, Picture
-from classifier.data.pixels import FORMAT, PixelStore, build_store, in_bytes, new_file, new_memory
+from classifier.data.pixels import FORMAT, PixelStore, build_store, in_bytes, is_store, new_file, new_memory
 from classifier.data.samples import Samples
 from classifier.data.stored import unreadable
 from classifier.data.transforms import Preprocessing
@@ -111,7 +111,12 @@ class Cache:
             # a source may take a folder in the data for a class
             require_outside(self.folder, samples.root, "data.cache_dir")
             path = self.folder / "pixels" / f"{samples.root.resolve().name}_{_key(samples, rows, form)}"
-            made_once(path, lambda scratch: build(partial(new_file, scratch)), "data.cache_dir")
+            made_once(
+                path,
+                lambda scratch: build(partial(new_file, scratch)),
+                "data.cache_dir",
+                partial(is_store, count=len(rows), channels=form.channels),
+            )
             store = PixelStore(path, form.channels)
             log.info("reading %d images from %s (%s)", len(rows), path, in_bytes(store.length))
         items = np.full(len(samples), -1, dtype=np.int64)

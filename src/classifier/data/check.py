@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from classifier.data.check_boxes import warn_of_outside
 from classifier.data.check_cache import Outcome, Stamp, shared_cache
 from classifier.data.decode import decode
 from classifier.data.header import PNG_END, scan
@@ -83,12 +84,15 @@ def _read_by_pillow(file: FileIO, length: int) -> tuple[tuple[int, int], bool]:
     return size, mark is not None and mark in tail
 
 
-def check_images(samples: Samples, check: str, cache_dir: Path | None = None) -> tuple[Samples, list[Problem]]:
+def check_images(
+    samples: Samples, check: str, cache_dir: Path | None = None, margin: float = 0.0
+) -> tuple[Samples, list[Problem]]:
     """The usable part of `samples`, with boxes cut at the image's edge, and what is wrong with the rest.
 
     Args:
         check: One of `CHECKS`.
         cache_dir: Keeps what was found: of files that are as they were, nothing is read the next time.
+        margin: By which the boxes were grown, as a fraction of their own sides.
 
     Raises:
         UserError: `check` is unknown.
@@ -109,6 +113,7 @@ def check_images(samples: Samples, check: str, cache_dir: Path | None = None) ->
     usable = sizes[:, 0] > 0
     boxes = samples.boxes
     if boxes is not None:
+        warn_of_outside(boxes[usable], sizes[usable], margin)
         limits = np.concatenate([sizes, sizes], axis=1)
         boxes = np.clip(boxes, 0, limits)
         empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from classifier.data.balance import require_sampler, training_weights
+from classifier.data.balance import require_sampler, training_weights, warn_of_untrained
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset, Item, collate
@@ -19,7 +19,8 @@ from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
 from classifier.data.split import Split, Splitting, grouped
 from classifier.data.split_file import read_split
-from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.data.train_size import EpochAugmentation, sides, train_sizes
+from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, did_you_mean, require_choice, require_whole
 from classifier.parallel import worker_count
 
@@ -32,6 +33,7 @@ class ClassificationDataModule(pl.LightningDataModule):
     Args:
         source: Lists the samples.
         image_size: Pixels of a side, or (height, width).
+        train_size: The same of training images where it differs, or a list of (epoch, size); see `train_sizes`.
         batch_size: Images per process and step.
         num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
@@ -66,6 +68,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         source: Source,
         *,
         image_size: int | Sequence[int] = 224,
+        train_size: int | Sequence[Any] | None = None,
         batch_size: int = 64,
         num_workers: int | str = "auto",
         channels: int = 3,
@@ -93,10 +96,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        sides = tuple(image_size) if isinstance(image_size, (list, tuple)) else (image_size, image_size)
-        if len(sides) != 2:
-            raise UserError(f"data.image_size={list(sides)} must be one number or [height, width]")
-        height, width = sides
+        size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
         require_sampler(sampler, weights_file)
         if split_file is not None and fold is not None:
@@ -106,8 +106,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             )
         require_whole("data.batch_size", batch_size, 1)
         self.source = source
-        self.preprocessing = Preprocessing((height, width), resize, crop_pct, interpolation, channels)
-        self.augmentation = Augmentation(self.preprocessing, **(augment or {}))
+        self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
+        self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
@@ -118,7 +118,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir)
         if cache_size is not None:
             require_whole("data.cache_size", cache_size, 1, otherwise=", or null")
-        short_side = round(max(sides) * 8 / 7) if cache_size is None else cache_size
+        short_side = round(max(size) * 8 / 7) if cache_size is None else cache_size
         self.cache = Cache(cache, short_side, self.cache_dir)
         self.sampler = sampler
         self.weights_file = weights_file
@@ -151,7 +151,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             return
         samples, problems = self.read()
         found = len(samples) + len(problems)
-        samples, unusable = check_images(samples, self.check, self.cache_dir)
+        samples, unusable = check_images(samples, self.check, self.cache_dir, getattr(self.source, "margin", 0.0))
         problems += unusable
         if problems and self.on_error == "raise":
             refuse(problems, found)
@@ -167,6 +167,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             )
         self.samples = samples
         self.split = self.divide(samples)
+        if "train" in self.split and self.given_classes is None:
+            warn_of_untrained(samples, self.split["train"])
 
     def read(self) -> tuple[Samples, list[Problem]]:
         """All samples that the source lists, in the groups of `group_pattern`, and what it could not list.
@@ -175,7 +177,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             UserError: Wrong input.
         """
         samples, problems = self.source.read(self.given_classes)
-        return samples if self.group_pattern is None else grouped(samples, self.group_pattern), problems
+        return samples if self.group_pattern is None else grouped(samples, str(self.group_pattern)), problems
 
     def divide(self, samples: Samples) -> Split:
         """The parts that training gives these samples, some or all of those that `read` lists.

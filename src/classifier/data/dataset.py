@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, default_collate
 
 from classifier.data.picture import Box, Picture
 from classifier.data.samples import Samples
+from classifier.data.train_size import EpochAugmentation
 from classifier.seeding import seed_place
 
 Key = tuple[int, int, int]
@@ -51,7 +52,7 @@ class ImageDataset(Dataset[Item]):
     before in the epoch), and by the position in `rows` alone otherwise.
     """
 
-    def __init__(self, samples: Samples, rows: np.ndarray, read: ReadImage, seed: int = 0) -> None:
+    def __init__(self, samples: Samples, rows: np.ndarray, read: ReadImage | EpochAugmentation, seed: int = 0) -> None:
         self.samples = samples
         self.rows = rows
         self.read = read
@@ -61,12 +62,13 @@ class ImageDataset(Dataset[Item]):
         return len(self.rows)
 
     def __getitem__(self, key: int | Key) -> Item:
-        row = int(self.rows[key[1] if isinstance(key, tuple) else key])
+        epoch, position, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        row = int(self.rows[position])
         if isinstance(key, tuple):
-            epoch, _, repeat = key
             seed_place(self.seed, epoch, row, *([repeat] if repeat else []))
+        read = self.read.at(epoch) if isinstance(self.read, EpochAugmentation) else self.read
         return {
-            "image": self.read(self.samples.image(row), self.samples.box(row)),
+            "image": read(self.samples.image(row), self.samples.box(row)),
             "label": int(self.samples.labels[row]),
             "index": row,
         }

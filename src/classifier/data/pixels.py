@@ -46,6 +46,16 @@ class PixelStore:
         return PixelStore, (self.origin, self.channels)
 
 
+def is_store(path: Path, count: int, channels: int) -> bool:
+    """Whether the file holds a store of `count` images, and all of it."""
+    start = 16 + 24 * count
+    head = np.fromfile(path, dtype=np.uint8, count=start)
+    if len(head) < start or head[:8].tobytes() != FORMAT or head[8:16].view(np.int64)[0] != count:
+        return False
+    table = head[16:].view(np.int64).reshape(count, 3)
+    return path.stat().st_size == start + int(table[:, 1:].prod(1).sum()) * channels
+
+
 def build_store(
     count: int,
     channels: int,

@@ -13,6 +13,16 @@ from scipy.sparse.csgraph import connected_components
 
 SPLITS = ("train", "val", "test")
 UNASSIGNED = -1
+# what they are called in folders and tables, in small or capital letters
+PART_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)

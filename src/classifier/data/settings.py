@@ -8,6 +8,7 @@ class DataSettings(TypedDict, total=False):
     """What every data module takes beside its source; see `ClassificationDataModule`."""
 
     image_size: int | Sequence[int]
+    train_size: int | Sequence[Any] | None
     batch_size: int
     num_workers: int | str
     channels: int

@@ -1,14 +1,17 @@
 """split.csv, which keeps which sample is in which part."""
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from classifier.data.samples import SPLITS, Samples
+from classifier.data.samples import PART_WORDS, SPLITS, Samples
 from classifier.data.sources.table_file import read_fixed
 from classifier.data.split import Split
 from classifier.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def _box_text(samples: Samples, row: int) -> str:
@@ -31,7 +34,8 @@ def read_split(path: Path, samples: Samples) -> Split:
     """Read a split.csv, of a run or of one's own, for the same samples.
 
     The columns `path` and `split` are needed; `box` (x1 y1 x2 y2) tells the boxes of an image apart, and a file
-    without it divides whole images. Samples that it does not list are in no part.
+    without it divides whole images. Samples that it does not list are in no part. A part may have any of the names in
+    `PART_WORDS`.
 
     Raises:
         UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
@@ -39,10 +43,11 @@ def read_split(path: Path, samples: Samples) -> Split:
     table: dict[tuple[str, str], str] = {}
     try:
         for line, (image, name, box) in read_fixed(path, ("path", "split"), optional=("box",)):
-            if name not in SPLITS:
+            part = PART_WORDS.get(name.strip().lower())
+            if part is None:
                 raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
-            if table.setdefault((image, box), name) != name:
-                raise ValueError(f"line {line}: {image} is in {table[image, box]} and in {name}")
+            if table.setdefault((image, box), part) != part:
+                raise ValueError(f"line {line}: {image} is in {table[image, box]} and in {part}")
         if not table:
             raise ValueError("no samples")
     except (OSError, ValueError) as error:
@@ -60,4 +65,6 @@ def read_split(path: Path, samples: Samples) -> Split:
             f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
             f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
         )
+    if unlisted := len(samples) - sum(map(len, rows_by_name.values())):
+        log.info("%s does not list %d of the %d samples, which are in no part", path, unlisted, len(samples))
     return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}

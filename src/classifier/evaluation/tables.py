@@ -24,14 +24,17 @@ def top_labels(probabilities: torch.Tensor, classes: Sequence[str], top_k: int) 
     return cells
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], key: str = "output") -> None:
     """Write a CSV; it appears under its name when it is whole.
+
+    Args:
+        key: The setting that names another place.
 
     Raises:
         UserError: It cannot be written.
     """
     with (
-        whole_file(path, "output=... or output_dir") as scratch,
+        whole_file(path, key) as scratch,
         scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)

@@ -4,7 +4,7 @@ Source: R. Wightman, PyTorch Image Models, https://github.com/huggingface/pytorc
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+MOST_STRAY = 0.1  # share of the layers that may be missing in a file of weights, or be there in vain
 
 
 def timm_model(
@@ -41,7 +45,7 @@ def timm_model(
         drop_path_rate: Stochastic depth, for networks that have it; None for the network's default.
 
     Raises:
-        UserError: No such network, a missing file, or a hub that cannot be reached.
+        UserError: No such network, a missing file, a rate out of its range, or a hub that cannot be reached.
     """
     for library in ("huggingface_hub", "httpx", "timm"):
         logging.getLogger(library).setLevel(logging.ERROR)  # each retry, twice; the refusal below says it once
@@ -56,6 +60,9 @@ def timm_model(
             raise UserError(f"model.{key}={path} does not exist")
     if weights is not None and not pretrained:
         raise UserError(f"model.weights={weights} is loaded with model.pretrained=true only")
+    for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+            raise UserError(f"model.{key}={rate} must be a number from 0 to below 1")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
@@ -74,7 +81,7 @@ def timm_model(
     except UserError:
         raise
     except Exception as error:  # of many kinds, as the file, the arguments or the hub may be at fault
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         if weights or checkpoint_path:
             file = f"model.weights={weights}" if weights else f"model.checkpoint_path={checkpoint_path}"
             advice = f"see whether {file} holds weights for this network and number of classes"
@@ -101,11 +108,53 @@ def _make_small(head: nn.Module) -> None:
 
 
 def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:
-    # timm takes a file of which nothing fits without a word: compare with the same network before loading
+    """The network with the weights of a file, and an account of them; those of another network are refused.
+
+    (timm takes a file of which nothing fits, or half of it, without a word.)
+    """
     state = torch.get_rng_state()
     plain: nn.Module = timm.create_model(name, pretrained=False, **options)
     torch.set_rng_state(state)
     network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
-    if all(torch.equal(a, b) for a, b in zip(plain.parameters(), network.parameters(), strict=True)):
-        raise UserError(f"model.weights={weights} holds nothing that fits model.name={name}")
+    before, after = _matrices(plain.state_dict()), _matrices(network.state_dict())
+    stored = {} if weights.endswith(".npz") else _matrices(timm.models.load_state_dict(weights))
+    # what is as it began was not loaded, unless the file has it so
+    new = [key for key in after if torch.equal(before[key], after[key]) and not _same(stored.get(key), after[key])]
+    if set(after) - set(new) - set(stored):  # timm has renamed them, and their names tell nothing
+        stored = {}
+    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    ends = tuple(f"{layer}." for key in ("first_conv", "classifier") for layer in _names(config.get(key)))
+    missing = [key for key in new if not key.startswith(ends)]
+    unused = [key for key in stored if key not in after and not key.startswith(ends)]
+    if max(len(missing), len(unused)) > MOST_STRAY * len(after):
+        raise UserError(
+            f"model.weights={weights} is of another network than model.name={name}: {len(after) - len(new)} of the "
+            f"network's {len(after)} layers matched, and {len(unused)} of the file's are not used"
+        )
+    log.info("%s: %d of %d layers matched%s", weights, len(after) - len(new), len(after), _listed("; new: ", new))
+    if unused:
+        log.warning("%s: %d layers are not used%s", weights, len(unused), _listed(": ", unused))
     return network
+
+
+def _matrices(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if value.dim() > 1}
+
+
+def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
+    return one is not None and one.shape == other.shape and torch.equal(one.to(other.dtype), other)
+
+
+def _names(layers: str | Sequence[str] | None) -> Sequence[str]:
+    return (layers,) if isinstance(layers, str) else layers or ()
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{what}{', '.join(name.removesuffix('.weight') for name in names[:5])}{more}" if names else ""
+
+
+def _reason(error: Exception) -> str:
+    """The first line, with the second where that is behind a colon: torch heads its lists of mismatches so."""
+    lines = [line.strip() for line in (str(error) or type(error).__name__).splitlines()]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

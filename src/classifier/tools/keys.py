@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from classifier.errors import UserError, require_choice, require_whole
+from classifier.errors import require_choice, require_flag, require_whole
 
 
 def whole(config: DictConfig, key: str, least: int, most: int | None = None) -> int:
@@ -15,10 +15,8 @@ def whole(config: DictConfig, key: str, least: int, most: int | None = None) -> 
 
 def flag(config: DictConfig, key: str) -> bool:
     """The truth value at `key`."""
-    value = config[key]
-    if not isinstance(value, bool):
-        raise UserError(f"{key}={value} must be true or false")
-    return value
+    require_flag(key, config[key])
+    return bool(config[key])
 
 
 def choice(config: DictConfig, key: str, options: Sequence[str]) -> str:

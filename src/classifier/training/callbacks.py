@@ -52,22 +52,32 @@ class ConfusionMatrix(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Logs `train/images_per_second`, of all processes, over each epoch's training batches (not its validation)."""
+    """Logs of each epoch's training batches (not of its validation) `train/images_per_second`, of all processes, and
+    `train/data_wait`, the share of the time that this process waited for the next batch to come to the device.
+    """
 
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
+        self.waited = 0.0
         self.last = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.images, self.seconds, self.last = 0, 0.0, time.monotonic()
+        self.images, self.seconds, self.waited, self.last = 0, 0.0, 0.0, time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.last:  # not so where an epoch is resumed, which has no start
+            self.waited += time.monotonic() - self.last
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        self.images += len(batch["label"])
-        self.seconds += now - self.last
+        if self.last:
+            self.images += len(batch["label"])
+            self.seconds += now - self.last
         self.last = now
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -76,6 +86,9 @@ class Throughput(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.seconds > 0:
             # not `pl_module.log`: what is logged there is kept in checkpoints, and should not depend on the clock
-            rate = {"train/images_per_second": trainer.world_size * self.images / self.seconds}
+            rate = {
+                "train/images_per_second": trainer.world_size * self.images / self.seconds,
+                "train/data_wait": self.waited / self.seconds,
+            }
             for logger in trainer.loggers:
                 logger.log_metrics({**rate, "epoch": trainer.current_epoch}, step=trainer.global_step)

@@ -47,6 +47,10 @@ class ImageClassifier(pl.LightningModule):
         seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
         on_oom: `accumulate` goes on with smaller parts of each batch when memory runs out in training, see
             `MicroBatches`; `raise` stops.
+
+    Attributes:
+        evaluated_split: What the metrics of a test are named for.
+        flip: Evaluate and predict by the mean of two probabilities: of the image and of its mirror image.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class ImageClassifier(pl.LightningModule):
         self.micro_batches = MicroBatches() if on_oom == "accumulate" else None
         self.confusion: torch.Tensor | None = None
         self.evaluated_split = "test"
+        self.flip = False
         self.example_input_array = torch.zeros(1, channels, *size, dtype=torch.uint8)
 
     @property
@@ -84,6 +89,12 @@ class ImageClassifier(pl.LightningModule):
         """What can be monitored."""
         names = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
         return names | {"val/acc_top5"} if len(self.classes) > 5 else names
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning notes each hook's name, twice; torch would look for parameters first
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
@@ -150,15 +161,22 @@ class ImageClassifier(pl.LightningModule):
         """Probabilities, float (B, K); None for a batch without an image."""
         if batch["image"] is None:
             return None
-        probabilities: torch.Tensor = self(batch["image"]).float().softmax(1)
-        return probabilities
+        return self._evaluation_logits(batch["image"]).softmax(1)
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
         """Count a batch; return its logits, float (B, K). The loss is the plain cross entropy."""
-        logits: torch.Tensor = self(batch["image"]).float()
+        logits = self._evaluation_logits(batch["image"])
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         self.eval_metrics.update(logits, batch["label"], losses)
         return logits
+
+    def _evaluation_logits(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self(images).float()
+        if not self.flip:
+            return logits
+        mirrored: torch.Tensor = self(images.flip(3)).float()
+        # the logarithm of the mean probability, which is the logits of that
+        return torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1)) - math.log(2)
 
     def _log_results(self, split: str, metrics: TrainMetrics) -> None:
         results = metrics.compute()
@@ -166,7 +184,7 @@ class ImageClassifier(pl.LightningModule):
         self.confusion = results.pop("confusion", self.confusion)
         for name, value in results.items():
             # the counts are summed over processes already
-            self.log(f"{split}/{name}", value.float(), prog_bar=name in ("loss", "acc"), sync_dist=False)
+            self.log(f"{split}/{name}", value.float(), sync_dist=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.train_metrics.sync_context():  # summed over processes

@@ -53,8 +53,13 @@ def _per_channel(values: Any, channels: int, key: str) -> list[float]:
 
 
 @torch.no_grad()
-def require_image_size(network: nn.Module, in_chans: int, image_size: Sequence[int]) -> None:
+def require_image_size(
+    network: nn.Module, in_chans: int, image_size: Sequence[int], advice: str = "use another data.image_size"
+) -> None:
     """Try the network on one empty image.
+
+    Args:
+        advice: End of the message.
 
     Raises:
         UserError: It does not take this size.
@@ -67,7 +72,7 @@ def require_image_size(network: nn.Module, in_chans: int, image_size: Sequence[i
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels "
-            f"({(str(error) or type(error).__name__).splitlines()[0]}): use another data.image_size"
+            f"({(str(error) or type(error).__name__).splitlines()[0]}): {advice}"
         ) from error
     finally:
         for module, mode in training.items():

@@ -6,6 +6,7 @@ Reading them is in `checkpoint`.
 import os
 import platform
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, whose memory of the best survives that the run directory was moved."""
+
+    @cached_property
+    def state_key(self) -> str:
+        """As Lightning's, which builds it anew for each of the six hooks of a step."""
+        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))

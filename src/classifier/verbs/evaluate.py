@@ -14,11 +14,13 @@ from pytorch_lightning.callbacks import RichProgressBar
 from classifier.config import new_run_dir, plain, run_dir_of
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import UNASSIGNED
+from classifier.errors import require_flag
 from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
 from classifier.training.checkpoint import RUN_KEY, open_model
 from classifier.training.memory import described, out_of_memory_told
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.network import require_image_size
+from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     settings = plain(config)
     path = Path(settings["ckpt_path"])
+    require_flag("flip", settings["flip"])
     model, checkpoint = open_model(path)
+    model.flip = settings["flip"]
     run_dir = run_dir_of(path)
     datamodule = _data_of(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
     datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
@@ -79,7 +83,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     trainer = make_trainer(
         with_usable_precision(settings["trainer"]),
         run_dir,
-        callbacks=[RichProgressBar(leave=False), collector],
+        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
         logger=False,
         enable_model_summary=False,
     )
@@ -91,6 +95,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
         "epoch": checkpoint["epoch"] + 1,  # counted from 1, as in the run's metrics.json
         "global_step": checkpoint["global_step"],
+        **({"flip": True} if model.flip else {}),
     }
     if trainer.is_global_zero:
         output = Path(settings["output_dir"]) if settings["output_dir"] else new_run_dir(run_dir / "eval")
@@ -116,7 +121,7 @@ def _data_of(
     # images are read as in training, whatever data section is chosen, unless told otherwise
     stored = model.preprocessing.to_dict()
     settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}
-    settings["augment"] = None
+    settings["augment"] = settings["train_size"] = None
     if "data.split_file" not in typed:
         settings["split_file"] = str(split_file) if same_data and split_file.is_file() else None
     if settings["split_file"] is not None or not same_data:
@@ -145,4 +150,4 @@ def _write_predictions(path: Path, datamodule: ClassificationDataModule, collect
         [samples.relative_path(index), "ok", *collector.rows[index], *(samples.box(index) or ())]
         for index in sorted(collector.rows)
     )
-    write_table(path, columns, rows)
+    write_table(path, columns, rows, "output_dir")

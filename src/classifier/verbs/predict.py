@@ -16,11 +16,13 @@ from classifier.config import plain
 from classifier.data.sources.folder import EXTENSIONS, image_files
 from classifier.data.stored import image_problem
 from classifier.data.transforms import Preprocessing
-from classifier.errors import UserError
+from classifier.errors import UserError, require_flag
 from classifier.evaluation.tables import label_columns, top_labels, write_table
+from classifier.files import require_writable
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
 from classifier.training.memory import out_of_memory_told
+from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
@@ -108,19 +110,21 @@ def predict(config: DictConfig) -> Path:
         config: As configs/predict.yaml composes it.
 
     Raises:
-        UserError: Wrong input. An unreadable image is none: its row says so.
+        UserError: Wrong input. An unreadable image is none, as its row says so; but that all are is.
     """
     settings = plain(config)
     devices = settings["trainer"]["devices"]
     if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
         raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {settings['trainer']['devices']})")
     paths = find_images(settings["inputs"])
+    require_flag("flip", settings["flip"])
     model, _ = open_model(Path(settings["ckpt_path"]))
+    model.flip = settings["flip"]
     rows = Rows(model.classes, settings["top_k"])
     trainer = make_trainer(
         with_usable_precision(settings["trainer"]),
         Path(),
-        callbacks=[RichProgressBar(leave=False), rows],
+        callbacks=[RichProgressBar(leave=False), rows, *speed_up(model.network, **settings["speed"])],
         logger=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -131,10 +135,11 @@ def predict(config: DictConfig) -> Path:
         num_workers=min(worker_count(settings["num_workers"]), len(paths) // settings["batch_size"]),
         collate_fn=collate,
     )
+    output = Path(settings["output"])
+    require_writable(output)
     size = settings["batch_size"]
     with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
         trainer.predict(model, loader, return_predictions=False)
-    output = Path(settings["output"])
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]
     padding = [""] * (len(columns) - 2)  # an unreadable image has no labels
@@ -145,4 +150,6 @@ def predict(config: DictConfig) -> Path:
     write_table(output, columns, table)
     unreadable = sum(found[0] != "ok" for found in cells)
     log.info("%s: %d images, %d of them unreadable", output, len(paths), unreadable)
+    if unreadable == len(paths):
+        raise UserError(f"inputs={settings['inputs']}: none of {unreadable} images can be read ({cells[0][0]})")
     return output

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean, require_choice
 from classifier.evaluation.tables import rounded, write_json
+from classifier.training.averaging import WeightAverage, require_average
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import described, out_of_memory_told, smaller_batch
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
+from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
-from classifier.verbs.tune import CURVE, KINDS, find_batch_size, find_rate
+from classifier.verbs.tune import CURVE, KINDS, tune
 
 log = logging.getLogger(__name__)
 
@@ -64,24 +67,25 @@ def train(config: DictConfig) -> dict[str, float]:
         ckpt_path = last if resuming and last.exists() else None
         model = _build_model(settings, datamodule, new=ckpt_path is None)
         require_image_size(model.network, model.preprocessing.channels, model.preprocessing.image_size)
+        for size in set(datamodule.augmentation.sizes.values()) - {model.preprocessing.image_size}:
+            require_image_size(model.network, model.preprocessing.channels, size, "use data.train_size=null")
         _require_monitor(settings["monitor"], model, datamodule)
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
-        memory = described(datamodule.batch_size, model.preprocessing.image_size, settings["trainer"]["precision"])
-        advice = smaller_batch(datamodule.batch_size, settings["trainer"]["accumulate_grad_batches"])
-        if settings["on_oom"] == "raise":
-            advice += ", or on_oom=accumulate"
-        if tuned == "lr":
-            with own_processes(run_dir, resuming), out_of_memory_told(memory, advice):
-                return find_rate(settings, model, datamodule, run_dir)
-        if tuned == "batch_size":
-            return find_batch_size(settings, model, datamodule, run_dir)
+        if tuned is not None:
+            with own_processes(run_dir, resuming), _memory_told(settings, model):
+                return tune(settings, model, datamodule, run_dir)
         if ckpt_path is not None:
-            _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
-        trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
+            stored = read_checkpoint(ckpt_path, key="resume")
+            require_average(stored, settings["ema"])
+            _tell_progress(stored, settings)
+        callbacks = [RunRecord(settings, datamodule), *speed_up(model.network, **settings["speed"])]
+        if settings["ema"] is not None:
+            callbacks.insert(0, WeightAverage(settings["ema"]))
+        trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
-        with own_processes(run_dir, resuming), out_of_memory_told(memory, advice):
+        with own_processes(run_dir, resuming), _memory_told(settings, model):
             started = time.monotonic()
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -111,6 +115,15 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         seed=settings["seed"],
         on_oom=settings["on_oom"],
     )
+
+
+def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractContextManager[None]:
+    """Have an out-of-memory error name the batch size to type."""
+    batch_size, trainer = settings["data"]["batch_size"], settings["trainer"]
+    advice = smaller_batch(batch_size, trainer["accumulate_grad_batches"])
+    if settings["on_oom"] == "raise":
+        advice += ", or on_oom=accumulate"
+    return out_of_memory_told(described(batch_size, model.preprocessing.image_size, trainer["precision"]), advice)
 
 
 def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
@@ -146,7 +159,7 @@ def _require_monitor(monitor: str, model: ImageClassifier, datamodule: Classific
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     # what runs are compared by; TensorBoard's table is hard to read with more
-    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "seed")}
+    shown = {key: settings[key] for key in ("model", "optimizer", "scheduler", "loss", "mix", "ema", "seed")}
     shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
     metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
     for logger in trainer.loggers:

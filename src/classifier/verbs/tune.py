@@ -17,6 +17,7 @@ from classifier.training.host_memory import can_be_limited, limited_to_free_memo
 from classifier.training.memory import described, is_out_of_memory, same_effective_batch
 from classifier.training.module import ImageClassifier
 from classifier.training.rate_sweep import HIGHEST, LOWEST, STEPS, RateSweep, smoothed, suggestion
+from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,26 @@ CURVE = "lr_find"  # .png and .csv in the run directory, and the tag in TensorBo
 TRIAL_STEPS = 3  # the optimiser takes its memory in the first; a set that gives one whole batch an epoch needs three
 
 
+def tune(
+    settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path
+) -> dict[str, float]:
+    """Find what `tune` names; neither way compiles, which would take longer than the search.
+
+    Args:
+        settings: The run's config.
+
+    Raises:
+        UserError: There is nothing to suggest.
+    """
+    speed_up(model.network, **{**settings["speed"], "compile": False})
+    find = find_rate if settings["tune"] == "lr" else find_batch_size
+    return find(settings, model, datamodule, run_dir)
+
+
 def find_rate(
     settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path
 ) -> dict[str, float]:
     """Sweep the learning rate; draw the curve into the run directory and TensorBoard, and tell what to type.
-
-    Args:
-        settings: The run's config.
 
     Raises:
         UserError: The loss does not fall at any rate.
@@ -80,15 +94,16 @@ def find_batch_size(
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and not can_be_limited():
         raise UserError("tune=batch_size on a CPU needs Linux, which can limit the memory of a process")
+    datamodule.augmentation.hold_largest()
     model.micro_batches = None  # what divides a batch would hide that it does not fit
     effective = settings["data"]["batch_size"] * settings["trainer"]["accumulate_grad_batches"]
     largest = 0
     with limited_to_free_memory() if on_cpu else nullcontext():
         for size in _candidates(effective, len(datamodule.rows("train"))):
             if not _fits(settings, model, datamodule, run_dir, size):
-                log.info("%s does not fit", _of(settings, model, size))
+                log.info("%s does not fit", _of(settings, datamodule))
                 break
-            log.info("%s fits", _of(settings, model, size))
+            log.info("%s fits", _of(settings, datamodule))
             largest = size
     if not largest:
         raise UserError("not even two images fit: use a smaller data.image_size, or a smaller network")
@@ -139,8 +154,8 @@ def _short_trainer(
         "enable_model_summary": False,
         "enable_progress_bar": False,  # a bar counts epochs, and here they say nothing
     }
-    return build_trainer({"trainer": short, "callbacks": {}, "logger": {}}, run_dir, callbacks or [])
+    return build_trainer({**settings, "trainer": short, "callbacks": {}, "logger": {}}, run_dir, callbacks or [])
 
 
-def _of(settings: dict[str, Any], model: ImageClassifier, batch_size: int) -> str:
-    return described(batch_size, model.preprocessing.image_size, settings["trainer"]["precision"])
+def _of(settings: dict[str, Any], datamodule: ClassificationDataModule) -> str:
+    return described(datamodule.batch_size, datamodule.augmentation.sizes[0], settings["trainer"]["precision"])

@@ -11,7 +11,7 @@ from classifier.data.check import check_images
 from classifier.data.modules import ArrayDataModule
 from classifier.data.samples import SPLITS, Samples
 from classifier.data.sources import array_store
-from classifier.data.sources.array_files import ArrayFiles
+from classifier.data.sources.array_files import ArrayFiles, kept
 from classifier.data.sources.array_store import ArrayStore
 from classifier.data.sources.arrays import ArraySource
 from classifier.errors import UserError
@@ -300,6 +300,22 @@ def test_compressed_arrays_are_unpacked_once_for_a_file_as_it_is(npz: Path, capl
         changed = {**arrays, "X_train": 255 - arrays["X_train"]}
     np.savez_compressed(npz, allow_pickle=True, **changed)
     assert np.array_equal(pixels(read(npz), 0), 255 - first)
+
+
+@pytest.mark.parametrize("length", [0, 50, -1])
+def test_a_damaged_unpacked_array_is_unpacked_again(npz: Path, length: int) -> None:
+    generate.arrays(npz, per_class=4, compressed=True)
+    first = pixels(read(npz), 0).copy()
+    (unpacked,) = npz.parent.glob("cache/arrays/*X_train*.npy")
+    unpacked.write_bytes(unpacked.read_bytes()[:length])
+    assert np.array_equal(pixels(read(npz), 0), first)
+
+
+def test_a_damaged_kept_array_is_kept_again(tmp_path: Path) -> None:
+    for length in (0, 50, -1, None):
+        found = kept(IMAGES, "pixels", tmp_path)
+        assert np.array_equal(found.open(), IMAGES)
+        found.path.write_bytes(found.path.read_bytes()[:length])
 
 
 def test_no_room_to_unpack(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:

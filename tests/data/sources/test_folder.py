@@ -44,17 +44,53 @@ def test_flat(tmp_path: Path) -> None:
     assert read(tmp_path) == [("", "a", "a/1.jpg"), ("", "a", "a/2.jpg"), ("", "b", "b/1.jpg")]
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation"])
-def test_by_part(tmp_path: Path, val: str) -> None:
-    touch(tmp_path, *(f"{part}/{name}/1.jpg" for part in ("train", val, "test") for name in "ab"))
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "test"),
+        ("Train", "Validation", "Test"),
+        ("training", "validation", "testing"),
+        ("TRAIN", "VAL", "TEST"),
+    ],
+)
+def test_by_part(tmp_path: Path, train: str, val: str, test: str) -> None:
+    touch(tmp_path, *(f"{part}/{name}/1.jpg" for part in (train, val, test) for name in "ab"))
     assert read(tmp_path) == [
-        ("train", "a", "train/a/1.jpg"),
-        ("train", "b", "train/b/1.jpg"),
+        ("train", "a", f"{train}/a/1.jpg"),
+        ("train", "b", f"{train}/b/1.jpg"),
         ("val", "a", f"{val}/a/1.jpg"),
         ("val", "b", f"{val}/b/1.jpg"),
-        ("test", "a", "test/a/1.jpg"),
-        ("test", "b", "test/b/1.jpg"),
+        ("test", "a", f"{test}/a/1.jpg"),
+        ("test", "b", f"{test}/b/1.jpg"),
     ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["train/1.jpg", "test/1.jpg"], ["Validation/a/1.jpg", "Test/a/1.jpg"], ["train/1.jpg", "val/a/1.jpg"]],
+    ids=["no class folders", "no training part", "no class folders in training"],
+)
+def test_parts_are_not_taken_for_classes(tmp_path: Path, names: list[str]) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=r"is divided into .* no training images in class folders.*/train/"):
+        FolderSource(tmp_path).read()
+
+
+def test_two_folders_for_one_part_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "valid/a/1.jpg")
+    with pytest.raises(UserError, match=r"val and .*valid are both for val"):
+        FolderSource(tmp_path).read()
+
+
+def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/a/2.heic", "train/a/x/3.HEIC", "train/b/1.jpg", "train/b/notes.txt")
+    touch(tmp_path, "train/4.jpg", "extra/c/1.jpg", "readme.md")
+    read(tmp_path)
+    (message,) = caplog.messages
+    assert "3 files of kinds that are not read (.heic 2, .txt 1)" in message
+    assert "folders beside those of the parts, extra" in message
+    assert "1 images outside of class folders" in message
 
 
 def test_validation_is_cut_from_training_where_it_is_absent(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("", {}, r"is empty.*data\.table="),
         ("path,label\na.jpg,caf\xe9\n".encode("latin-1"), {}, "byte 0xe9 at position 20, line 2.*CSV UTF-8"),
         (b"\xef\xbb\xbfpath,label\na.jpg,\xff\n", {}, "byte 0xff at position 20, line 2"),
-        ("path,label\na.jpg,cat\n".encode("utf-16"), {}, "not in UTF-8 .byte 0xff at position 0, line 1"),
+        ("path,label\na.jpg,cat\n".encode("utf-16"), {}, "is in UTF-16: .*iconv -f UTF-16 -t UTF-8"),
         ('path,label\na.jpg,"cat\nb.jpg,dog\n', {}, "line 3, is malformed .unexpected end of data"),
         ("path,label\n/etc/passwd,cat\n", {}, r"line 2: '/etc/passwd' is an absolute path.*relative to data\.root="),
         ("path,label\nC:\\a.jpg,cat\n", {}, r"line 2: 'C:\\\\a.jpg' is an absolute path"),
@@ -278,6 +278,18 @@ def test_folders_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = Listing(root)
     assert all(line.split(",")[0] in files for line in lines)
     assert len(asked) == 3
+
+
+def test_absolute_paths_below_the_data_folder(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    assert inside(f"{root}/a/b.jpg", "images", root) == "a/b.jpg"
+    assert inside(f"{root}/a/b.jpg", "", tmp_path / "link") == "a/b.jpg"
+    assert inside(f"{tmp_path}/link/a/b.jpg", "", tmp_path / "link") == "a/b.jpg"
+    for elsewhere in (f"{tmp_path}/photos2/a.jpg", f"{root}/../a.jpg", "/etc/passwd"):
+        with pytest.raises(ValueError, match=r"absolute path elsewhere|leads out of the data folder"):
+            inside(elsewhere, "", root)
 
 
 @pytest.mark.parametrize(

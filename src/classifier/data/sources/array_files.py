@@ -1,6 +1,7 @@
 """The named arrays of an .npz file or of a folder of .npy files, mapped into memory and never unpickled."""
 
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -141,7 +142,12 @@ class ArrayFiles:
         stamp = f"{self.root.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{name}\0{member.CRC}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         target = self.cache_dir / "arrays" / f"{self.root.stem}-{name.replace('/', '_')}-{digest}.npy"
-        made_once(target, partial(self._unpack, member), "data.cache_dir")
+        made_once(
+            target,
+            partial(self._unpack, member),
+            "data.cache_dir",
+            lambda path: path.stat().st_size == member.file_size,
+        )
         return target
 
     def _unpack(self, member: zipfile.ZipInfo, target: Path) -> None:
@@ -165,10 +171,17 @@ def kept(array: np.ndarray, name: str, cache_dir: Path) -> ArrayFile:
         with scratch.open("wb") as file:  # to a name, numpy would add .npy
             np.save(file, array, allow_pickle=False)
 
-    made_once(target, save, "data.cache_dir")
+    made_once(target, save, "data.cache_dir", partial(_holds, array=array))
     with target.open("rb") as file:
         _header(file)
         return ArrayFile(target, file.tell(), array.shape, array.dtype.str, "C")
+
+
+def _holds(path: Path, array: np.ndarray) -> bool:
+    """Whether the .npy file is as long as one of `array` is."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return path.stat().st_size == header.tell() + array.nbytes
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

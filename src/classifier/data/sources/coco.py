@@ -104,7 +104,7 @@ class CocoSource:
 
     def _part(self, part: str, file: Path, problems: list[Problem]) -> list[_Row]:
         split = SPLITS.index(part) if part else UNASSIGNED
-        images = read_instances(file, self.folders[part], problems, with_crowd=self.crowd == "keep")
+        images = read_instances(file, self.folders[part], self.root, problems, with_crowd=self.crowd == "keep")
         if unlabelled := sum(not objects for objects in images.values()):
             log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
         return [

@@ -14,14 +14,15 @@ LISTS = ("images", "annotations", "categories")
 
 
 def read_instances(
-    file: Path, folder: str, problems: list[Problem], with_crowd: bool = False
+    file: Path, folder: str, root: Path, problems: list[Problem], with_crowd: bool = False
 ) -> dict[str, list[BoxedObject]]:
     """Path of an image below the data folder -> its objects, in the order of the file.
 
     COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels.
 
     Args:
-        folder: What file names are relative to.
+        folder: Below `root`; what file names are relative to, where they are not absolute.
+        root: The data folder.
         problems: Takes up the annotations that cannot be used.
         with_crowd: Take boxes around many objects (`iscrowd`) too.
 
@@ -39,7 +40,7 @@ def read_instances(
         if number in paths:
             raise UserError(f"{place} has the id {number!r} of another image: number the images anew")
         try:
-            paths[number] = inside(str(name), folder)
+            paths[number] = inside(str(name), folder, root)
         except ValueError as error:
             raise UserError(f"{place}: {error}: write file names relative to data.images={folder}") from error
     images: dict[str, list[BoxedObject]] = {path: [] for path in paths.values()}

@@ -2,22 +2,23 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
+from classifier.data.samples import PART_WORDS, SPLITS, UNASSIGNED, Problem, Samples
 from classifier.data.sources.class_names import labels_of
 from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 class FolderSource:
     """root/<class>/**/*.jpg; or root/{train,val,test}/<class>/**, where val and test may be absent.
 
+    A part's folder may have any of the names in `PART_WORDS`, such as Training or valid.
     Classes are in text order, as in torchvision. Which class a validation or test folder belongs to is decided by
     its name alone: one that training lacks is an error, a missing one a warning.
     """
@@ -35,7 +36,8 @@ class FolderSource:
             classes: The class names of a trained model, in its order; by default the training folders' names.
 
         Raises:
-            UserError: No root, no class folders, a class folder without images, a class that `classes` lacks.
+            UserError: No root, no class folders, a class folder without images, a class that `classes` lacks, parts
+                without training images, two folders for one part.
         """
         require_folder(self.root)
         folders = _split_folders(self.root, classes) or {"": self.root}
@@ -44,16 +46,20 @@ class FolderSource:
         paths: list[str] = []
         labels: list[int] = []
         splits: list[int] = []
+        other = Counter[str]()
         for split, folder in folders.items():
             names = [entry.name for entry in _subfolders(folder)]
             labels_of(names, classes, f"{folder} has the class folder")
             for label, name in enumerate(classes):
-                found = [path.relative_to(self.root).as_posix() for path in image_files(folder / name)]
+                files = list(_files(folder / name))
+                other.update(path.suffix.lower() or path.name for path in files if not _is_image(path.name))
+                found = [path.relative_to(self.root).as_posix() for path in files if _is_image(path.name)]
                 if not found:
                     self._report_empty(folder / name, split)
                 paths += found
                 labels += [label] * len(found)
                 splits += [SPLITS.index(split) if split else UNASSIGNED] * len(found)
+        self._report_left_out(folders, other)
         return Samples.build(self.root, classes, paths, labels, splits=splits), []
 
     def _class_names(self, folder: Path) -> list[str]:
@@ -73,6 +79,22 @@ class FolderSource:
             )
         log.warning("%s: no folder for the class %r, so it goes without images", folder.parent, folder.name)
 
+    def _report_left_out(self, folders: dict[str, Path], other: Counter[str]) -> None:
+        """One line on what lies in the data folder and is not used."""
+        left_out = []
+        if other:
+            kinds = ", ".join(f"{suffix} {count}" for suffix, count in other.most_common(5))
+            left_out.append(f"{other.total()} files of kinds that are not read ({kinds})")
+        # at the top of a root without parts, they are classes
+        beside = [] if "" in folders else [entry.name for entry in _subfolders(self.root)]
+        if beside := [name for name in beside if self.root / name not in folders.values()]:
+            left_out.append(f"folders beside those of the parts, {', '.join(beside[:5])}")
+        tops = {self.root, *folders.values()}
+        if loose := sum(_is_image(entry.name) for folder in tops for entry in os.scandir(folder)):
+            left_out.append(f"{loose} images outside of class folders")
+        if left_out:
+            log.warning("%s: left out are %s", self.root, "; ".join(left_out))
+
 
 def require_folder(root: Path) -> None:
     if not root.is_dir():
@@ -88,21 +110,34 @@ def _subfolders(folder: Path) -> list[os.DirEntry[str]]:
 def _split_folders(root: Path, classes: Sequence[str] | None) -> dict[str, Path]:
     """Split -> its folder where the root is laid out by split, else nothing."""
     folders = {entry.name: Path(entry.path) for entry in _subfolders(root)}
-    found = {
-        split: folders[name]
-        for split, names in SPLIT_FOLDERS.items()
-        for name in names
-        if name in folders and _subfolders(folders[name])
-    }
-    # a class may be called "train": it then holds images, not folders. New test data may come without training data.
-    by_split = "train" in found or (classes is not None and not set(folders) & set(classes))
-    return found if by_split else {}
+    named = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
+    # a class may be called "train": it then holds images, not folders
+    with_classes = [name for name in named if _subfolders(folders[name])]
+    found: dict[str, Path] = {}
+    for name in sorted(with_classes, key=lambda name: SPLITS.index(named[name])):
+        if (other := found.setdefault(named[name], folders[name])) != folders[name]:
+            raise UserError(f"{other} and {folders[name]} are both for {named[name]}: move all images into one of them")
+    # new test data may come without training data
+    if "train" in found or (classes is not None and not set(folders) & set(classes)):
+        return found
+    if classes is None and folders and len(named) == len(folders):
+        raise UserError(
+            f"{root} is divided into {', '.join(named)}, but has no training images in class folders: put them into "
+            f"{root}/train/<class>/, or name another folder with data.root=..."
+        )
+    return {}
 
 
 def image_files(folder: Path) -> Iterator[Path]:
     """The images below `folder`, in text order; hidden files and folders are passed over."""
+    return (path for path in _files(folder) if _is_image(path.name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield Path(parent, name)
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")

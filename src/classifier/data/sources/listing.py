@@ -7,10 +7,13 @@ from pathlib import Path
 from classifier.errors import UserError
 
 
-def inside(path: str, folder: str = "") -> str:
+def inside(path: str, folder: str = "", root: Path | None = None) -> str:
     """`path` below `folder`, relative to the data folder, with forward slashes and without `.` and `..`.
 
     Decided by the text alone: a link inside of the data folder may lead elsewhere, as its owner wished.
+
+    Args:
+        root: The data folder: a path may then be absolute, where it lies below.
 
     Raises:
         ValueError: It is absolute, or leads out of the data folder.
@@ -19,8 +22,11 @@ def inside(path: str, folder: str = "") -> str:
     # elsewhere than on Windows a file may be called `a:b`
     drive = clean[1:2] == ":" and (clean[2:3] == "/" or os.name == "nt")
     if clean.startswith("/") or drive:
-        raise ValueError(f"{path!r} is an absolute path")
-    if folder:
+        tops = [] if root is None else [f"{top.as_posix()}/" for top in (root.absolute(), root.resolve())]
+        if not (above := [top for top in tops if clean.startswith(top)]):
+            raise ValueError(f"{path!r} is an absolute path" + (" elsewhere" if root else ""))
+        clean = clean.removeprefix(above[0])
+    elif folder:
         clean = f"{folder}/{clean}"
     if "//" in clean or "/." in clean or clean.startswith("."):
         clean = posixpath.normpath(clean)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from classifier.data.picture import Box
-from classifier.data.samples import SPLITS, UNASSIGNED, Problem, Samples
+from classifier.data.samples import PART_WORDS, SPLITS, UNASSIGNED, Problem, Samples
 from classifier.data.sources.boxes import covering
 from classifier.data.sources.class_names import match_classes
-from classifier.data.sources.folder import EXTENSIONS, SPLIT_FOLDERS, require_folder
+from classifier.data.sources.folder import EXTENSIONS, require_folder
 from classifier.data.sources.listing import Listing, inside, sub_folder
 from classifier.data.sources.table_file import read_table
 from classifier.errors import UserError, require_choice
@@ -20,7 +20,6 @@ from classifier.errors import UserError, require_choice
 log = logging.getLogger(__name__)
 
 BOX_FORMATS = ("xyxy", "xywh")
-PARTS = {name: SPLITS.index(split) for split, names in SPLIT_FOLDERS.items() for name in names}
 
 
 class _Row(NamedTuple):
@@ -33,7 +32,7 @@ class _Row(NamedTuple):
 
 
 class TableSource:
-    """The images that a table lists. Paths are relative to `root` and never lead outside of it.
+    """The images that a table lists. Paths are relative to `root`, or absolute, and never lead outside of it.
 
     Class names are in text order, or where all of them are integers, in the order of the numbers.
 
@@ -146,7 +145,7 @@ class TableSource:
         if self.extension and not path.lower().endswith(EXTENSIONS):
             path += self.extension
         try:
-            path = inside(path, self.images)
+            path = inside(path, self.images, self.root)
         except ValueError as error:
             raise UserError(f"{error}: write paths relative to data.root={self.root}") from error
         box = self._box(rest) if self.with_boxes else None
@@ -162,12 +161,12 @@ class TableSource:
         return covering(x1, y1, x1 + x2, y1 + y2) if self.box_format == "xywh" else covering(x1, y1, x2, y2)
 
     def _part(self, text: str) -> int:
-        if text.lower() not in PARTS:
+        if text.lower() not in PART_WORDS:
             raise UserError(
-                f"{text!r} in the column {self.columns['split_column']} is no part: write {', '.join(PARTS)}, "
+                f"{text!r} in the column {self.columns['split_column']} is no part: write {', '.join(PART_WORDS)}, "
                 "or use data.split_column=null"
             )
-        return PARTS[text.lower()]
+        return SPLITS.index(PART_WORDS[text.lower()])
 
     def _without_repeats(self, rows: list[_Row], table: Path, problems: list[Problem]) -> list[_Row]:
         """The rows without those that repeat or contradict another one of the same image (and box)."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from classifier.data.samples import Problem
 from classifier.errors import UserError, did_you_mean
 
 DELIMITERS = (",", ";", "\t", "|")
+BOM_UTF16 = (BOM_UTF16_LE, BOM_UTF16_BE)
+TO_UTF8 = "save it as `CSV UTF-8` in a spreadsheet, or convert it with `iconv -f"
 
 
 def read_table(path: Path, columns: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
@@ -57,7 +59,10 @@ def read_fixed(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         OSError: The file cannot be read.
         ValueError: It has bad quotes, lacks a column, or a line has too few cells.
     """
-    text = path.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
+    raw = path.read_bytes()
+    if raw.startswith(BOM_UTF16):
+        raise ValueError(f"it is in UTF-16: {TO_UTF8} UTF-16 -t UTF-8`")
+    text = raw.removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=_delimiter(path, text, [*columns, *optional]), strict=True
     )
@@ -83,6 +88,8 @@ def _text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the table {path} ({error.strerror}): name yours with data.table=...") from error
+    if raw.startswith(BOM_UTF16):
+        raise UserError(f"{path} is in UTF-16: {TO_UTF8} UTF-16 -t UTF-8`")
     body = raw.removeprefix(BOM_UTF8)
     try:
         return body.decode("utf-8")
@@ -90,8 +97,8 @@ def _text(path: Path) -> str:
         start = error.start + len(raw) - len(body)
         line = raw.count(b"\n", 0, start) + 1
         raise UserError(
-            f"{path} is not in UTF-8 (byte {raw[start]:#04x} at position {start}, line {line}): save it as "
-            "`CSV UTF-8` in a spreadsheet, or convert it with `iconv -f WINDOWS-1252 -t UTF-8`"
+            f"{path} is not in UTF-8 (byte {raw[start]:#04x} at position {start}, line {line}): {TO_UTF8} "
+            "WINDOWS-1252 -t UTF-8`"
         ) from error
 
 

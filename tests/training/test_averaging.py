@@ -1,0 +1,211 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch.nn import functional
+
+from classifier.errors import UserError
+from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
+from classifier.training.module import ImageClassifier
+from classifier.training.saving import LastCheckpoint, RunCheckpoint
+from tests.training import runs
+
+Weights = dict[str, torch.Tensor]
+
+
+class History(pl.Callback):
+    """The training weights before the first and after each step of the optimiser."""
+
+    def __init__(self) -> None:
+        self.weights: list[Weights] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._note(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == len(self.weights):
+            self._note(pl_module)
+
+    def _note(self, module: pl.LightningModule) -> None:
+        self.weights.append({name: value.clone() for name, value in module.state_dict().items()})
+
+
+def average(history: list[Weights], decay: float) -> Weights:
+    """By hand, in double precision."""
+    found = {name: value.double() for name, value in history[0].items()}
+    for step, weights in enumerate(history[1:]):
+        kept = min(decay, (1 + step) / (10 + step))
+        for name, value in weights.items():
+            found[name] = kept * found[name] + (1 - kept) * value if value.is_floating_point() else value
+    return found
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def last(folder: Path) -> LastCheckpoint:
+    return LastCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path) -> None:
+    history = History()
+    callbacks = [WeightAverage(decay), history, last(tmp_path)]
+    trainer = runs.trainer(tmp_path, callbacks, max_epochs=4, accumulate_grad_batches=accumulated)
+    model = runs.make_classifier()
+    trainer.fit(model, runs.loader(), runs.loader())
+
+    checkpoint = load(tmp_path / "last.ckpt")
+    assert len(history.weights) == 1 + trainer.global_step == 1 + 4 * (3 if accumulated == 1 else 2)
+    expected = average(history.weights, decay)
+    for name, value in checkpoint["state_dict"].items():
+        torch.testing.assert_close(value.double(), expected[name].double(), rtol=1e-5, atol=1e-6)
+    assert same(checkpoint[TRAINING_WEIGHTS], history.weights[-1])
+    assert not same(checkpoint["state_dict"], checkpoint[TRAINING_WEIGHTS])
+    assert same(model.state_dict(), checkpoint["state_dict"]), "what the fit leaves behind is the average"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_training_does_not_notice(shared: bool, tmp_path: Path) -> None:
+    plain, averaged = History(), History()
+    for callbacks in ([plain], [WeightAverage(0.9), averaged]):
+        model = runs.make_classifier()
+        if shared:  # weights with two names
+            model.network.again = model.network.features
+        trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, num_sanity_val_steps=1)
+        trainer.fit(model, runs.loader(), runs.loader())
+    assert all(same(*pair) for pair in zip(plain.weights, averaged.weights, strict=True))
+
+
+@torch.no_grad()
+def loss_of(weights: Weights) -> float:
+    model = runs.make_classifier().eval()
+    model.load_state_dict(weights)
+    sums = [functional.cross_entropy(model(b["image"]), b["label"], reduction="sum").item() for b in runs.loader()]
+    return sum(sums) / 12
+
+
+def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
+    best = RunCheckpoint(dirpath=tmp_path, filename="best", monitor="val/loss")
+    model = runs.make_classifier()
+    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), best], max_epochs=5)
+    trainer.fit(model, runs.loader(), runs.loader())
+    checkpoint = load(tmp_path / "best.ckpt")
+    assert best.best_model_score is not None
+    assert best.best_model_score.item() == pytest.approx(loss_of(checkpoint["state_dict"]), rel=1e-5)
+    assert best.best_model_score.item() != pytest.approx(loss_of(checkpoint[TRAINING_WEIGHTS]), rel=1e-3)
+    [tested] = trainer.test(model, runs.loader(), ckpt_path=tmp_path / "best.ckpt", weights_only=True, verbose=False)
+    assert tested["test/loss"] == pytest.approx(best.best_model_score.item(), rel=1e-5)
+    [validated] = trainer.validate(model, runs.loader(), verbose=False)
+    assert validated["val/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
+
+
+class SaveEverywhere(pl.Callback):
+    """Checkpoints from within and around the last validation, and after the fit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        trainer.save_checkpoint(self.folder / "within.ckpt")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / "behind.ckpt")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / "end.ckpt")
+
+
+def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
+    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), SaveEverywhere(tmp_path)], max_epochs=2)
+    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    checkpoints = [load(tmp_path / f"{name}.ckpt") for name in ("within", "behind", "end", "after")]
+    for key in ("state_dict", TRAINING_WEIGHTS):
+        assert all(same(checkpoints[0][key], other[key]) for other in checkpoints)
+
+
+def test_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def fit(folder: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
+        keep = LastCheckpoint(
+            dirpath=folder, filename="{step}", save_on_train_epoch_end=True, every_n_train_steps=2, save_top_k=-1
+        )
+        trainer = runs.trainer(tmp_path, [WeightAverage(0.99), keep], max_epochs=3)
+        trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
+        return load(folder / "step=9.ckpt")
+
+    whole = fit(tmp_path / "whole")
+    for step in (3, 6):  # (the plain loader of these tests has no place within an epoch)
+        resumed = fit(tmp_path / f"from {step}", tmp_path / "whole" / f"step={step}.ckpt")
+        assert same(resumed["state_dict"], whole["state_dict"])
+        assert same(resumed[TRAINING_WEIGHTS], whole[TRAINING_WEIGHTS])
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.999])
+def test_what_does_not_change_stays_to_the_bit(decay: float, tmp_path: Path) -> None:
+    model = runs.make_classifier(optimizer={"_target_": "torch.optim.SGD", "lr": 0.0})
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    scale = model.normalize.scale.clone()
+    runs.trainer(tmp_path, [WeightAverage(decay)], max_epochs=8).fit(model, runs.loader(), runs.loader())
+    assert same(before, dict(model.named_parameters()))
+    assert torch.equal(model.normalize.scale, scale)
+    assert model.network.features[1].num_batches_tracked == 24  # type: ignore[union-attr, index]
+
+
+def test_of_a_compiled_network(tmp_path: Path) -> None:
+    def fit(compiled: bool) -> dict[str, Any]:
+        model = runs.make_classifier()
+        if compiled:
+            model.network.compile(backend="eager")
+        trainer = runs.trainer(tmp_path, [WeightAverage(0.9), last(tmp_path)], max_epochs=2)
+        trainer.fit(model, runs.loader(), runs.loader())
+        return load(tmp_path / "last.ckpt")
+
+    plain, compiled = fit(False), fit(True)
+    for name, value in plain["state_dict"].items():
+        torch.testing.assert_close(compiled["state_dict"][name], value)
+
+
+def test_average_that_begins_later(tmp_path: Path) -> None:
+    def fit(folder: Path, epochs: int, callbacks: list[pl.Callback], ckpt_path: Path | None = None) -> ImageClassifier:
+        model = runs.make_classifier()
+        trainer = runs.trainer(tmp_path, [*callbacks, last(folder)], max_epochs=epochs)
+        trainer.fit(model, runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
+        return model
+
+    fit(tmp_path / "plain", 2, [])
+    history = History()
+    fit(tmp_path / "average", 3, [WeightAverage(0.5), history], tmp_path / "plain" / "last.ckpt")
+    first = load(tmp_path / "plain" / "last.ckpt")["state_dict"]
+    assert same(history.weights[0], first)
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5, "much", True])
+def test_a_bad_decay(decay: Any) -> None:
+    with pytest.raises(UserError, match=f"ema={decay} must"):
+        WeightAverage(decay)
+
+
+def test_half_precision_is_refused(tmp_path: Path) -> None:
+    model = runs.make_classifier().bfloat16()
+    with pytest.raises(UserError, match=r"ema=0\.999 is lost .* trainer\.precision=bf16-mixed"):
+        runs.trainer(tmp_path, [WeightAverage(0.999)], max_epochs=1).fit(model, runs.loader(), runs.loader())
+
+
+def test_weights_shared_out_over_processes_are_refused(tmp_path: Path) -> None:
+    trainer = runs.trainer(tmp_path, strategy=ModelParallelStrategy())
+    with pytest.raises(UserError, match=r"ModelParallelStrategy .* use ema=null, or trainer\.strategy=ddp"):
+        WeightAverage(0.999).setup(trainer, runs.make_classifier(), "fit")
