@@ -41,7 +41,7 @@ NUMBER_KEYS = ("seed", "ema", "top_k", "batch_size", "data.num_workers", "optimi
                "max_imbalance")  # fmt: skip
 WHOLE_KEYS = ("seed", "top_k", "batch_size", "trainer.max_epochs", "trainer.max_steps")
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
-                  "ema", "init_from")  # fmt: skip
+                  "ema", "init_from", "on_oom")  # fmt: skip
 
 
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from classifier.evaluation.figures import confusion_figure, image_grid
+from classifier.evaluation.figures import confusion_figure, image_grid, rate_figure
 from tests.training.runs import random_images
 
 TITLES = ["dog", "a name that is far too long to fit", "犬", "two\nlines", "$5", "$\\no{math$", "x_{y}^2 & <b>", ""]
@@ -61,3 +61,15 @@ def test_confusion_figure_numbers_and_shares() -> None:
     assert numbers == {(0, 0): "3", (1, 0): "1", (1, 1): "8"}  # (predicted, true)
     [shares] = axes.get_images()
     assert np.asarray(shares.get_array()).tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("suggested", [None, 1e-3])
+def test_rate_figure_shows_where_the_loss_falls_not_where_it_diverges(suggested: float | None) -> None:
+    losses = np.array([2.3, 2.3, 1.5, 1.0, 1e9])
+    figure = rate_figure([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], losses.tolist(), np.minimum(losses, 5), suggested)
+    [axes] = figure.axes
+    low, high = axes.get_ylim()
+    assert low < 1.0 < 2.3 < high < 5
+    _, labels = axes.get_legend_handles_labels()
+    assert ("falls fastest: 0.001" in labels) == (suggested is not None)
+    assert png(figure).size == (700, 450)

@@ -24,7 +24,17 @@ def test_hyper_parameters_are_plain_and_load_nothing() -> None:
     hparams = dict(runs.make_classifier(model=wanted, scheduler={"_target_": f"{OPTIM}.cosine"}).hparams)
     assert json.loads(json.dumps(hparams)) == hparams
     assert hparams["model"] == wanted
-    assert set(hparams) == {"model", "classes", "preprocessing", "optimizer", "scheduler", "loss", "mix", "seed"}
+    assert set(hparams) == {
+        "model",
+        "classes",
+        "preprocessing",
+        "optimizer",
+        "scheduler",
+        "loss",
+        "mix",
+        "seed",
+        "on_oom",
+    }
 
 
 def test_hyper_parameters_of_a_pretrained_network_do_not_ask_for_the_hub(tmp_path: Path) -> None:

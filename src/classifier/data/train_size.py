@@ -1,5 +1,6 @@
 """Training images that are smaller than the others: at first, or all along."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,11 @@ class EpochAugmentation:
     def at(self, epoch: int) -> Augmentation:
         """How images are read in an epoch, counted from 0."""
         return self.by_start[max(start for start in self.by_start if start <= epoch)]
+
+    def hold_largest(self) -> None:
+        """Read images in every epoch as in the one whose images are largest."""
+        largest = max(self.sizes, key=lambda epoch: math.prod(self.sizes[epoch]))
+        self.sizes, self.by_start = {0: self.sizes[largest]}, {0: self.by_start[largest]}
 
 
 def _require_kept(augmentation: Augmentation, size: Size) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -38,4 +39,24 @@ def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
         for row, column in confusion.nonzero().tolist():
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=color, fontsize=8)
+    return figure
+
+
+def rate_figure(
+    rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, suggested: float | None
+) -> Figure:
+    """Loss by learning rate, as it was and smoothed, with the rate that is suggested."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, color="tab:blue", alpha=0.3, label="loss of the step")
+    axes.plot(rates, smoothed, color="tab:blue", label="smoothed")
+    if suggested is not None:
+        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"falls fastest: {suggested:.2g}")
+    low, start = min(losses), smoothed[0]
+    fall = (start - low) or 1.0
+    axes.set_ylim(low - 0.1 * fall, start + 0.5 * fall)  # the rest is where it diverges
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.legend()
     return figure

@@ -11,16 +11,19 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.data.dataset import Batch
 from classifier.data.transforms import Preprocessing
+from classifier.errors import require_choice
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
 from classifier.training.loss import BatchMix, TrainingLoss
+from classifier.training.memory import MicroBatches, require_divisible
 from classifier.training.network import build_model
 from classifier.training.optimizers import build_optimizer, has_weight_decay
 from classifier.training.parameter_groups import require_same_rates
 from classifier.training.schedules import build_scheduler, forget_length, run_length
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
+MICRO_BATCHES = "micro_batches"  # of each process, 0 for whole batches
 
 
 def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +48,8 @@ class ImageClassifier(pl.LightningModule):
         loss: Arguments of `TrainingLoss`; evaluation has the plain cross entropy.
         mix: Arguments of `BatchMix`, for training alone.
         seed: Of dropout and whatever else draws on the device, together with epoch, batch and rank.
+        on_oom: `accumulate` goes on with smaller parts of each batch when memory runs out in training, see
+            `MicroBatches`; `raise` stops.
 
     Attributes:
         evaluated_split: What the metrics of a test are named for.
@@ -63,8 +68,10 @@ class ImageClassifier(pl.LightningModule):
         loss: Mapping[str, Any] | None = None,
         mix: Mapping[str, Any] | None = None,
         seed: int = 0,
+        on_oom: str = "raise",
     ) -> None:
         super().__init__()
+        require_choice("on_oom", on_oom, ("raise", "accumulate"))
         self.save_hyperparameters(logger=False)
         self.hparams["model"] = without_weights(model)  # what checkpoints keep
         self.preprocessing = Preprocessing.from_dict(preprocessing)
@@ -76,6 +83,7 @@ class ImageClassifier(pl.LightningModule):
         self.finetuning = FineTuning(self.network, **(finetune or {}))
         self.train_metrics = TrainMetrics()
         self.eval_metrics = EvalMetrics(len(classes))
+        self.micro_batches = MicroBatches() if on_oom == "accumulate" else None
         self.confusion: torch.Tensor | None = None
         self.evaluated_split = "test"
         self.flip = False
@@ -102,6 +110,10 @@ class ImageClassifier(pl.LightningModule):
         if stage == "fit":
             self.finetuning.prepare(self.trainer)
 
+    def on_fit_start(self) -> None:
+        if self.micro_batches is not None:
+            require_divisible(self.trainer)
+
     def on_train_start(self) -> None:
         self.finetuning.begin_epoch(self.trainer)  # a resumed run may be in any
 
@@ -122,13 +134,26 @@ class ImageClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         labels = batch["label"]
         images, targets = self.mix(self.normalize(batch["image"]), labels)
-        logits = self.network(images)
-        losses = self.training_loss(logits, targets)
-        loss: torch.Tensor = losses.mean()
+
+        def forward(part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            logits = self.network(images[part])
+            losses = self.training_loss(logits, targets[part])
+            return losses.mean(), logits, losses
+
+        if self.micro_batches is None:
+            loss, logits, losses = forward(slice(None))
+        else:
+            loss, logits, losses = self.micro_batches.differentiate(self, forward, len(labels))
         self.train_metrics.update(logits.detach(), labels, losses.detach())
         if self._is_logged_step():
             self.log("train/loss_step", loss.detach(), prog_bar=True)
         return loss
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.micro_batches is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self.micro_batches.hand_over()
 
     def _is_logged_step(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -185,11 +210,17 @@ class ImageClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.train_metrics.sync_context():  # summed over processes
             checkpoint[TRAIN_COUNTS] = {name: getattr(self.train_metrics, name).cpu() for name in TrainMetrics.STATES}
+        if self.micro_batches is not None:
+            sizes = self.all_gather(torch.tensor(self.micro_batches.size or 0, device=self.device))
+            assert isinstance(sizes, torch.Tensor)
+            checkpoint[MICRO_BATCHES] = sizes.flatten().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_rates(checkpoint["hyper_parameters"]["finetune"], self.hparams["finetune"])
         for name, count in checkpoint[TRAIN_COUNTS].items() if self.global_rank == 0 else ():
             setattr(self.train_metrics, name, count.to(self.device))
+        if self.micro_batches is not None and (sizes := checkpoint.get(MICRO_BATCHES)):
+            self.micro_batches.size = sizes[self.global_rank % len(sizes)] or None
         for state in checkpoint.get("lr_schedulers", ()):
             forget_length(state)
 

@@ -17,6 +17,7 @@ from classifier.data.samples import UNASSIGNED
 from classifier.errors import require_flag
 from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
 from classifier.training.checkpoint import RUN_KEY, open_model
+from classifier.training.memory import described, out_of_memory_told
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.network import require_image_size
 from classifier.training.speed import speed_up
@@ -87,7 +88,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         enable_model_summary=False,
     )
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
-    trainer.test(model, datamodule=datamodule, verbose=False)
+    memory = described(datamodule.batch_size, datamodule.preprocessing.image_size, trainer.precision)
+    with out_of_memory_told(memory, f"use data.batch_size={max(1, datamodule.batch_size // 2)}"):
+        trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {
         **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
         "epoch": checkpoint["epoch"] + 1,  # counted from 1, as in the run's metrics.json

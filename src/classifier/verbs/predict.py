@@ -21,6 +21,7 @@ from classifier.evaluation.tables import label_columns, top_labels, write_table
 from classifier.files import require_writable
 from classifier.parallel import worker_count
 from classifier.training.checkpoint import open_model
+from classifier.training.memory import out_of_memory_told
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
@@ -136,7 +137,9 @@ def predict(config: DictConfig) -> Path:
     )
     output = Path(settings["output"])
     require_writable(output)
-    trainer.predict(model, loader, return_predictions=False)
+    size = settings["batch_size"]
+    with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+        trainer.predict(model, loader, return_predictions=False)
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]
     padding = [""] * (len(columns) - 2)  # an unreadable image has no labels

@@ -20,8 +20,12 @@ LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WO
 
 
 @contextmanager
-def run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
-    """Make the run's directory and write it into the config; remove it again where the run never started."""
+def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.yaml") -> Iterator[Path]:
+    """Make the run's directory and write it into the config; remove it again where the run never started.
+
+    Args:
+        kept_for: The file that shows that it did.
+    """
     given = config.run_dir is not None
     parent = Path(config.log_dir, config.name)
     made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -38,7 +42,7 @@ def run_directory(config: DictConfig, resuming: bool) -> Iterator[Path]:
     try:
         yield run_dir
     finally:
-        if on_main_process() and not given and not (run_dir / "config.yaml").exists():
+        if on_main_process() and not given and not (run_dir / kept_for).exists():
             shutil.rmtree(run_dir, ignore_errors=True)
             for folder in made_here:
                 with suppress(OSError):  # not empty

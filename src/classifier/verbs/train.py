@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, did_you_mean, require_choice
 from classifier.evaluation.tables import rounded, write_json
 from classifier.training.averaging import WeightAverage, require_average
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
 from classifier.training.loggers import RunTensorBoardLogger
+from classifier.training.memory import described, out_of_memory_told, smaller_batch
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
 from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
+from classifier.verbs.tune import CURVE, KINDS, tune
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ INTERRUPTED = 130  # exit code, as of a program that SIGINT ended
 
 def train(config: DictConfig) -> dict[str, float]:
     """Train, test the best checkpoint, and return the metrics that metrics.json holds.
+
+    With `tune` set, find a learning rate or a batch size instead, and return that.
 
     Args:
         config: As configs/train.yaml composes it; with `resume` set, that of the run to go on with.
@@ -43,6 +48,9 @@ def train(config: DictConfig) -> dict[str, float]:
     resuming = config.resume is not None
     if config.seed < 0:
         raise UserError(f"seed={config.seed} must not be negative")
+    tuned = config.get("tune")  # what is resumed has no such key
+    if tuned is not None:
+        require_choice("tune", tuned, KINDS)
     if config.name is None:
         choices = HydraConfig.get().runtime.choices
         config.name = str(choices.get("experiment") or choices["data"])
@@ -51,7 +59,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
     datamodule.setup()
-    with run_directory(config, resuming) as run_dir:
+    with run_directory(config, resuming, f"{CURVE}.csv" if tuned else "config.yaml") as run_dir:
         settings = plain(config)
         last = run_dir / "checkpoints" / "last.ckpt"
         if resuming and not last.exists():
@@ -65,6 +73,9 @@ def train(config: DictConfig) -> dict[str, float]:
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
         _warn_of_untrained_features(settings, model)
+        if tuned is not None:
+            with own_processes(run_dir, resuming), _memory_told(settings, model):
+                return tune(settings, model, datamodule, run_dir)
         if ckpt_path is not None:
             stored = read_checkpoint(ckpt_path, key="resume")
             require_average(stored, settings["ema"])
@@ -75,7 +86,7 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
-        with own_processes(run_dir, resuming):
+        with own_processes(run_dir, resuming), _memory_told(settings, model):
             started = time.monotonic()
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -104,6 +115,7 @@ def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule,
         loss=_with_class_weights(settings, datamodule),
         mix=settings["mix"],
         seed=settings["seed"],
+        on_oom=settings["on_oom"],
     )
 
 
@@ -111,6 +123,15 @@ def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier
     sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
     if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
         log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
+
+
+def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractContextManager[None]:
+    """Have an out-of-memory error name the batch size to type."""
+    batch_size, trainer = settings["data"]["batch_size"], settings["trainer"]
+    advice = smaller_batch(batch_size, trainer["accumulate_grad_batches"])
+    if settings["on_oom"] == "raise":
+        advice += ", or on_oom=accumulate"
+    return out_of_memory_told(described(batch_size, model.preprocessing.image_size, trainer["precision"]), advice)
 
 
 def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
