@@ -14,7 +14,7 @@ from tests.verbs.command import QUICK, finish, metrics, run, runs, start
 # a checkpoint every 3 steps, kept by name, so that each can be resumed from
 EVERY_THREE = (
     "callbacks.last.every_n_train_steps=3",
-    'callbacks.last.filename="step{step}"',
+    '+callbacks.last.filename="step{step}"',
     "+callbacks.last.save_top_k=-1",
 )
 RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "trainer.max_epochs=3", "augment=standard")

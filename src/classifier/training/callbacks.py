@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,6 +17,15 @@ def _tensorboards(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             yield logger.experiment
+
+
+class EpochProgressBar(RichProgressBar):
+    """Lightning's RichProgressBar, which counts epochs from 1, as every message does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        shown = f"Epoch {current_epoch + 1}" if last in (None, -1) else f"Epoch {current_epoch + 1}/{last}"
+        return f"{shown:{len(self.validation_description)}}"  # as wide as the other bar's
 
 
 class FirstBatch(pl.Callback):

@@ -1,5 +1,6 @@
 """The training run, from a config to metrics."""
 
+import errno
 import logging
 import sys
 import time
@@ -11,16 +12,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from classifier.config import plain
+from classifier.config import folder_of, plain, stored_config
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
-from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
+from classifier.resuming import require_changeable
+from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
+from classifier.training.stopping import ending_on_sigterm
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
 
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code, as of a program that SIGINT ended
 
 
+@ending_on_sigterm()
 def train(config: DictConfig) -> dict[str, float]:
     """Train, test the best checkpoint, and return the metrics that metrics.json holds.
 
@@ -39,11 +43,14 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: Wrong input. What a new run has written by then is removed.
     """
     resuming = config.resume is not None
+    if resuming:
+        require_changeable(stored_config(Path(config.resume)), plain(config))
+    else:
+        choices = HydraConfig.get().runtime.choices
+        name = str(config.name or choices.get("experiment") or choices["data"])
+        config.name = folder_of(name, choices.get("debug"))
     if config.seed < 0:
         raise UserError(f"seed={config.seed} must not be negative")
-    if config.name is None:
-        choices = HydraConfig.get().runtime.choices
-        config.name = str(choices.get("experiment") or choices["data"])
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
     if resuming and (Path(config.resume) / "split.csv").is_file():
@@ -61,22 +68,29 @@ def train(config: DictConfig) -> dict[str, float]:
         if settings["init_from"] is not None and ckpt_path is None:
             log.info(init_from(model, Path(settings["init_from"])))
         if ckpt_path is not None:
-            _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
-        trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
+            checkpoint = read_checkpoint(ckpt_path, key="resume")
+            require_same_model(checkpoint, model, ckpt_path)
+            _tell_progress(checkpoint, settings)
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule, overrides)])
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
         with own_processes(run_dir, resuming):
             started = time.monotonic()
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            except SystemExit:  # so Lightning ends on Ctrl-C
+                fit_seconds = time.monotonic() - started
+                metrics = _final_metrics(trainer, model, datamodule, run_dir, test=settings["test"])
+            except SystemExit as stop:
                 log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
-                sys.exit(INTERRUPTED)
-            fit_seconds = time.monotonic() - started
-            metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
+                sys.exit(INTERRUPTED if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise UserError(f"no space left ({error}): make room, then go on with resume={run_dir}") from error
         metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
-            write_json(run_dir / "metrics.json", metrics)
+            write_json(run_dir / "metrics.json", metrics, "log_dir")
             _report(run_dir, metrics)
     return metrics
 
@@ -109,8 +123,8 @@ def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationData
 
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
     epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
-    log.info("going on from step %d in epoch %d", checkpoint["global_step"], epoch)
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    log.info("going on from step %d, %s epoch %d", checkpoint["global_step"], "in" if epoch > done else "behind", epoch)
     if limit is not None and done > limit > 0:
         raise UserError(f"{done} epochs are done already: use trainer.max_epochs={done + 1} or more")
     if limit is not None and done == limit:
@@ -138,12 +152,18 @@ def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
 
 
 def _final_metrics(
-    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, test: bool
+    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path, test: bool
 ) -> dict[str, float]:
-    """The metrics of the best checkpoint: those it holds, and its test."""
+    """The metrics of the best checkpoint, or else of the last: those it holds, and its test."""
     checkpoint = trainer.checkpoint_callback
     best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
-    progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if not best and last.is_file():
+        log.warning("no checkpoint was kept as the best: these are the metrics of %s", last)
+        best = str(last)
+    # not `current_epoch`, which a run that was resumed behind its last epoch has not counted up
+    done = trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
+    progress = {"epoch": done, "global_step": trainer.global_step}
     values = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if best:
         values = read_checkpoint(Path(best))[RUN_KEY]["metrics"]
