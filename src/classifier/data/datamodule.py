@@ -18,7 +18,7 @@ from classifier.data.loader import (
     EpochSampler,
     ResumableLoader,
     ShardSampler,
-    leave_signals_to_the_main_process,
+    outlive_signals,
 )
 from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
@@ -299,5 +299,5 @@ class ClassificationDataModule(pl.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": on_gpu,
-            "worker_init_fn": leave_signals_to_the_main_process,
+            "worker_init_fn": outlive_signals,
         }

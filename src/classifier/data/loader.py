@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from classifier.data.dataset import Batch, ImageDataset, Item, Key, collate
 from classifier.errors import UserError
 
+LAST_SECONDS = 30  # of a reading process, after SIGTERM
+
 
 class EpochSampler(Sampler[Key]):
     """Keys of samples in an order that is a function of (seed, epoch), shared out over processes.
@@ -148,10 +150,10 @@ class ResumableLoader(DataLoader[Item]):
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
 
 
-def leave_signals_to_the_main_process(worker: int) -> None:
-    """Keep a reading process alive when Ctrl-C or SIGTERM goes to all: the main one may want a last batch.
-
-    It ends when the main process has no more use for it, or is gone.
+def outlive_signals(worker: int) -> None:
+    """Let a reading process go on where Ctrl-C or SIGTERM is sent to all: the main one may want more batches to stop
+    where it can be resumed.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM may also be the main process', which has given up waiting for it to end
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(LAST_SECONDS))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from classifier.errors import UserError, require_number, require_whole
@@ -91,8 +91,9 @@ class BestCheckpoint(RunCheckpoint):
 class LastCheckpoint(RunCheckpoint):
     """The whole state of the run, to resume from: at each epoch's end, and in between where that is asked for.
 
-    In between is behind a step of the optimiser, but not where a validation follows, for Lightning's resume would
-    skip it: then behind that. There too the run stops when a signal tells it to, and saves before.
+    In between is behind a step of the optimiser, or behind the validation that follows it, which Lightning's resume
+    would skip. There too the run stops when a signal tells it to, and saves before; a validation is cut off then, and
+    made anew by the resume.
 
     Args:
         every_n_train_steps: Steps of the optimiser; None for none.
@@ -120,10 +121,16 @@ class LastCheckpoint(RunCheckpoint):
         self._saved_at = 0.0
         self._stopped_by = 0
         self._between_steps = False  # and so, what an exception leaves behind can be resumed
+        self._cuts_validation = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.signals.attach(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        self.signals.watch(trainer)
+        self.signals.connect(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._leave(trainer)
@@ -149,6 +156,24 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._between_steps = False
+        if not trainer.sanity_checking:
+            # one that was cut off has left a batch begun
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
+            self._cut_validation(trainer, self.signals.agreed(False)[0])
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # several processes have not always as many batches; and averaged weights must not be saved as the run's own
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.world_size == 1 and not averaged and not trainer.sanity_checking:
+            self._cut_validation(trainer, self.signals.received)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         within = not (trainer.sanity_checking or trainer.fit_loop._should_accumulate() or self._at_epoch_end(trainer))
@@ -170,6 +195,22 @@ class LastCheckpoint(RunCheckpoint):
             self._save(trainer)
         except UserError as error:  # beside the exception itself
             log.warning("%s", error)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._cuts_validation:  # what Lightning takes for the sign to make it anew: its first batch is begun
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            total = progress["total"]
+            total["ready"] = total["started"] = total["completed"] + 1
+            total["processed"] = total["completed"]
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+
+    def _cut_validation(self, trainer: pl.Trainer, signum: int) -> None:
+        if signum and not trainer.fit_loop._should_accumulate():
+            self._stopped_by, self._cuts_validation = signum, True
+            self._save(trainer)
+            self._leave(trainer)
 
     def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
         self._stopped_by, due = self.signals.agreed(due)

@@ -53,16 +53,34 @@ class StopSignals:
         self._since = 0.0
         self._group: Any = None
 
-    def watch(self, trainer: pl.Trainer) -> None:
-        """Handle the signals until Lightning puts the handlers back, which it does at the end of the fit."""
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Handle the signals while `trainer` fits; while it tests, leave SIGTERM to whom it was left before.
+
+        Lightning puts back the handlers that were there before, when it is done.
+        """
+        connector = trainer._signal_connector
+        register = connector.register_signal_handlers
+
+        def handle() -> None:
+            before = signal.getsignal(signal.SIGTERM)
+            register()  # for those of SLURM
+            if threading.current_thread() is not threading.main_thread():
+                return
+            if trainer.state.fn == TrainerFn.FITTING:
+                signal.signal(signal.SIGTERM, self._note)
+                signal.signal(signal.SIGINT, self._note)
+            else:
+                signal.signal(signal.SIGTERM, before)
+
+        connector.register_signal_handlers = handle  # type: ignore[method-assign]
+
+    def connect(self, trainer: pl.Trainer) -> None:
+        """Let several processes agree, now that they know each other."""
         if trainer.world_size > 1:
-            # on the CPU: the agreement then does not make a GPU wait
+            # on the CPU: a GPU then does not wait for the agreement
             self._group = torch.distributed.new_group(backend="gloo")
-            # Lightning's, which would read a GPU's memory at each step
+            # Lightning's, which has a GPU wait at each step
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
