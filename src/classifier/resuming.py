@@ -28,20 +28,21 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
     Raises:
         UserError: With the first such key.
     """
-    before = dict(_leaves(stored))
-    now = dict(_leaves({key: value for key, value in config.items() if value != {}}))  # augment is in data.augment
-    for key, value in now.items():
-        may_change = key.startswith(CHANGEABLE) and not key.startswith(FIXED)
-        if value != before.get(key) and not may_change:
+    before, now = dict(_leaves(stored)), dict(_leaves(config))
+    for key in {**now, **before}:
+        may_change = key.startswith(CHANGEABLE) and not (key in now and key.startswith(FIXED))
+        if now.get(key) != before.get(key) and not may_change:
             raise UserError(
-                f"{key}={value} has no effect on a run that goes on, which began with {before.get(key)}: what can "
-                "change is trainer.max_epochs, devices and other keys of trainer, data.root, data.num_workers, "
+                f"{key}={now.get(key)} has no effect on a run that goes on, which began with {before.get(key)}: what "
+                "can change is trainer.max_epochs, devices and other keys of trainer, data.root, data.num_workers, "
                 "callbacks, logger. For a new run from these weights, use init_from=... instead of resume"
             )
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
+        if prefix == "" and key == "augment" and not isinstance(value, str):
+            continue  # it is in data.augment too, and there alone in a run that goes on
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
