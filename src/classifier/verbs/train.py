@@ -1,6 +1,5 @@
 """The training run, from a config to metrics."""
 
-import errno
 import logging
 import sys
 import time
@@ -17,6 +16,7 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean
 from classifier.evaluation.tables import rounded, write_json
+from classifier.files import full_disk_told
 from classifier.resuming import require_changeable
 from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
@@ -56,7 +56,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
     datamodule.setup()
-    with run_directory(config, resuming) as run_dir:
+    with run_directory(config, resuming) as run_dir, full_disk_told(f"go on with resume={run_dir}"):
         settings = plain(config)
         last = run_dir / "checkpoints" / "last.ckpt"
         if resuming and not last.exists():
@@ -84,10 +84,6 @@ def train(config: DictConfig) -> dict[str, float]:
             except SystemExit as stop:
                 log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
                 sys.exit(INTERRUPTED if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise UserError(f"no space left ({error}): make room, then go on with resume={run_dir}") from error
         metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
             write_json(run_dir / "metrics.json", metrics, "log_dir")
