@@ -28,11 +28,12 @@ from classifier.config import (
 )
 from classifier.errors import UserError, did_you_mean
 from classifier.overrides import argument, quoted, replace_arguments
+from classifier.resuming import is_finished, run_of_the_same_command
 
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2  # exit code
-STOPPED = 130  # as of a program that SIGINT ended
+STOPPED = 130  # as of a program that SIGINT ended; `train` ends with 143 on SIGTERM
 HELP = {"--help", "-h"}
 OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
@@ -47,8 +48,8 @@ KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test
 def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
     """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
 
-    Exit codes: 0 done, or the number that `task` returns; 2 wrong input, told in one message; 1 a bug, with its
-    traceback.
+    Exit codes: 0 done, or the number that `task` returns; 2 wrong input, told in one message; 130 stopped by Ctrl-C;
+    143 stopped by SIGTERM; 1 a bug, with its traceback.
     """
     # Hydra prints errors itself, and ends with 1, unless this is set; then they reach us
     wanted = os.environ.get("HYDRA_FULL_ERROR")
@@ -80,6 +81,8 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         _require_options(arguments)
         sys.argv[1:] = quoted(arguments)
         config_name = _prepare(verb)
+        if config_name is None:
+            return
         if HELP & set(sys.argv[1:]):
             _print_help(config_name)
             return
@@ -138,16 +141,32 @@ def _of_job(error: UserError) -> UserError:
     return error
 
 
-def _prepare(verb: str) -> str:
-    """Look up what `resume` or `ckpt_path` stored, offer it to Hydra, and name the config to compose."""
+def _prepare(verb: str) -> str | None:
+    """Look up what `resume` or `ckpt_path` stored, offer it to Hydra, and name the config to compose.
+
+    None where there is nothing to do.
+    """
     log_dir = Path(argument("log_dir") or "logs")
     if verb == "train":
         resume = argument("resume")
+        if resume is not None and {"-m", "--multirun"} & set(sys.argv):
+            raise UserError(f"resume={resume} goes on with one run: leave out -m")
+        if resume == "auto":
+            if argument("init_from") == "latest":
+                raise UserError("init_from=latest is another one at the next start: name it, to use resume=auto")
+            replace_arguments({}, drop=("resume",))
+            _prepare_new(log_dir)
+            begun, overrides = run_of_the_same_command(sys.argv[1:], log_dir)
+            if begun is None:
+                return "train"
+            if is_finished(begun) and not overrides:
+                if on_main_process():
+                    print(f"{begun} is done: nothing to go on with")
+                return None
+            options = [text for text in sys.argv[1:] if text.startswith("-")]
+            resume, sys.argv[1:] = str(begun), [*overrides, *options]
         if resume is None:
-            if (source := argument("init_from")) is not None:
-                replace_arguments({"init_from": str(find_checkpoint(source, log_dir, "init_from"))})
-            if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
-                sys.argv.insert(1, "~experiment")  # the default one is for its own data
+            _prepare_new(log_dir)
             return "train"
         run = find_run(resume, log_dir, argument("name") or argument("experiment"))
         stored = stored_config(run)
@@ -176,6 +195,14 @@ def _prepare(verb: str) -> str:
     else:
         raise UserError(f"{verb}.py needs a checkpoint: ckpt_path=FILE, a run directory, or ckpt_path=latest")
     return verb
+
+
+def _prepare_new(log_dir: Path) -> None:
+    """Complete the arguments of a new run."""
+    if (source := argument("init_from")) is not None:
+        replace_arguments({"init_from": str(find_checkpoint(source, log_dir, "init_from"))})
+    if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
+        sys.argv.insert(1, "~experiment")  # the default one is for its own data
 
 
 def _yaml(group: str, option: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Run directories, and the way from a run or a checkpoint back to its config. Imports no torch: `--help` is fast."""
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,10 +16,20 @@ PACKAGE = Path(__file__).parent
 # a checkout has configs/ beside src/, an installed wheel inside the package
 CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "configs") if path.is_dir())
 GROUPS = ("data", "model", "finetune", "optimizer", "scheduler", "trainer", "speed", "callbacks", "logger")
+STARTS = "starts.jsonl"  # a line for each start of a run: when, with what, where
+DEBUG = "debug"  # the folder of runs with debug=...
 STORED = "checkpoint"  # the option of each group that holds a stored run's config
 
 # two values of which the first may be null; Hydra asks for it before a job, and so the experiment's name, is set
 OmegaConf.register_new_resolver("either", lambda first, second: second if first is None else first, replace=True)
+
+
+def folder_of(name: str, debug: str | None) -> str:
+    """Where runs of a name lie below log_dir; those with debug=... apart, as `latest` never means them."""
+    return name if debug is None else f"{DEBUG}/{name}"
+
+
+OmegaConf.register_new_resolver("folder", folder_of, replace=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -58,10 +69,22 @@ def new_run_dir(parent: Path) -> Path:
     raise AssertionError("a thousand runs in one second")
 
 
-def find_runs(log_dir: Path, name: str | None = None) -> list[Path]:
-    """Run directories below `log_dir` (of the given name), the one started last at the end."""
+def find_runs(log_dir: Path, name: str | None = None, debug: bool = False) -> list[Path]:
+    """Run directories below `log_dir` (of the given name), the one started last at the end.
+
+    Args:
+        debug: With those of debug=..., which are not meant to be gone on with.
+    """
     runs = [path.parent for path in (log_dir if name is None else log_dir / name).rglob("config.yaml")]
+    runs = [run for run in runs if debug or run.relative_to(log_dir).parts[0] != DEBUG]
     return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, str(run)))
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What `provenance.record_start` wrote, the first start first."""
+    if not (run / STARTS).is_file():
+        return []
+    return [json.loads(line) for line in (run / STARTS).read_text(encoding="utf-8").splitlines()]
 
 
 def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
@@ -101,7 +124,9 @@ def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
-            raise UserError(f"{key}={value} is a folder without checkpoints/best.ckpt: name a run directory or a file")
+            last = best.with_name("last.ckpt")
+            instead = f"use {key}={last}" if last.is_file() else "name a run directory or a file"
+            raise UserError(f"{key}={value} is a folder without checkpoints/best.ckpt: {instead}")
         return best
     if not path.is_file():
         raise UserError(f"{key}={value} does not exist: name a .ckpt file, a run directory, or latest")

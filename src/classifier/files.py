@@ -3,6 +3,7 @@
 import errno
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,12 +119,38 @@ def made_once(
 
 
 @contextmanager
+def full_disk_told(advice: str) -> Iterator[None]:
+    """A disk that is found full, by whatever writes, as a `UserError`.
+
+    Args:
+        advice: What to do when there is room again.
+
+    Raises:
+        UserError: An error of the system said so, here or in a thread such as TensorBoard's.
+    """
+    hook = threading.excepthook
+    threading.excepthook = lambda arguments: None if _is_full(arguments.exc_value) else hook(arguments)
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        if isinstance(error.__context__, UserError):  # it was told already, and what closes the files met it again
+            raise error.__context__ from None
+        raise UserError(f"no space left on the disk ({error}): make room, then {advice}") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
 def _told(path: Path, key: str) -> Iterator[None]:
     """Errors of the system, as a `UserError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _is_full(error):
             raise UserError(
                 f"no space left for {path}: make room and run the same command again, or use {key}=..."
             ) from error

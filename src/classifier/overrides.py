@@ -12,7 +12,8 @@ PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs",
              "data.weights_file", "data.cache_dir", "model.weights", "model.checkpoint_path")  # fmt: skip
 PATTERN_KEYS = ("data.group_pattern",)  # regular expressions, full of what the grammar has a meaning for
 BY_PART = ("data.annotations", "data.images")  # {train: PATH, val: PATH} too
-GROUP_OFF = r"(experiment|debug|scheduler)=null"
+GROUP_OFF = r"(experiment|debug|scheduler|callbacks|logger)=null"
+GROUP_NEEDED = r"(data|augment|model|optimizer|trainer)=null"
 
 
 def argument(key: str) -> str | None:
@@ -34,8 +35,15 @@ def override(key: str, value: str) -> str:
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """The arguments with `~` expanded, paths and regular expressions quoted, and GROUP=null in Hydra's words."""
+    """The arguments with `~` expanded, paths and regular expressions quoted, and GROUP=null in Hydra's words.
+
+    Raises:
+        UserError: A path is empty, or a group that a run needs is switched off.
+    """
     multirun = any(text in ("-m", "--multirun") for text in arguments)
+    for text in arguments:
+        if needed := re.fullmatch(GROUP_NEEDED, text):
+            raise UserError(f"{text}: there is no run without; --help shows what {needed[1]} can be")
     arguments = [_at_home(text, multirun) for text in arguments]
     # Hydra's word for no option of a group
     arguments = [f"~{text[:-5]}" if re.fullmatch(GROUP_OFF, text) else text for text in arguments]

@@ -1,4 +1,7 @@
 import copy
+import multiprocessing
+import os
+import signal
 from itertools import chain
 from pathlib import Path
 
@@ -6,10 +9,11 @@ import pytest
 import torch
 
 from classifier.data.dataset import ImageDataset
-from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
+from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler, outlive_signals
 from classifier.data.samples import Samples
 from classifier.data.sources.folder import FolderSource
 from classifier.data.transforms import Augmentation, Preprocessing
+from classifier.errors import UserError
 
 Batches = list[list[tuple[int, int]]]
 
@@ -120,6 +124,7 @@ def loader(samples: Samples, num_workers: int = 0, seed: int = 0) -> ResumableLo
         sampler,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=outlive_signals,
     )
 
 
@@ -177,17 +182,17 @@ def test_resumed_at_any_batch(samples: Samples, num_workers: int) -> None:
 
 def test_the_place_is_what_was_handed_out(samples: Samples) -> None:
     made = loader(samples, num_workers=2)
-    assert made.state_dict() == {"epoch": 0, "batches": 0}
+    assert made.state_dict() == {"epoch": 0, "batches": 0, "images": 8}
     batches = iter(made)
     for number in range(1, len(made)):
         next(batches)
-        assert made.state_dict() == {"epoch": 0, "batches": number}
+        assert made.state_dict() == {"epoch": 0, "batches": number, "images": 8}
 
 
 def test_a_place_in_another_epoch_is_none_in_this(samples: Samples) -> None:
     """A checkpoint from the end of an epoch, which a limit can put before its last batch."""
     made = loader(samples)
-    made.load_state_dict({"epoch": 4, "batches": 3})
+    made.load_state_dict({"epoch": 4, "batches": 3, "images": 8})
     made.epoch_sampler.set_epoch(5)
     assert len(list(made)) == len(made)
 
@@ -195,7 +200,22 @@ def test_a_place_in_another_epoch_is_none_in_this(samples: Samples) -> None:
 def test_a_place_that_was_loaded_is_saved_again(samples: Samples) -> None:
     """A run that is stopped between its resumption and its first batch."""
     made = loader(samples)
-    made.load_state_dict({"epoch": 0, "batches": 3})
-    assert made.state_dict() == {"epoch": 0, "batches": 3}
+    made.load_state_dict({"epoch": 0, "batches": 3, "images": 8})
+    assert made.state_dict() == {"epoch": 0, "batches": 3, "images": 8}
     next(iter(made))
-    assert made.state_dict() == {"epoch": 0, "batches": 4}
+    assert made.state_dict() == {"epoch": 0, "batches": 4, "images": 8}
+
+
+def test_a_place_among_batches_of_another_size_is_refused(samples: Samples) -> None:
+    with pytest.raises(UserError, match=r"takes 16 images at once, .*=8 on 1 process makes 8: use data.batch_size=16"):
+        loader(samples).load_state_dict({"epoch": 0, "batches": 3, "images": 16})
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_reading_processes_outlive_a_signal_to_all(signum: int, samples: Samples) -> None:
+    made = loader(samples, num_workers=2)
+    batches = iter(made)
+    next(batches)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signum)
+    assert len(list(batches)) == len(made) - 1

@@ -12,7 +12,8 @@ import torch
 from classifier.data import ImageFolderDataModule
 from classifier.errors import UserError
 from classifier.training.checkpoint import init_from, open_model, read_checkpoint
-from classifier.training.saving import RunCheckpoint, RunRecord
+from classifier.training.policy import RunCheckpoint
+from classifier.training.saving import RunRecord
 from tests.training import runs
 
 CONFIG = {"seed": 0, "trainer": {"precision": "32-true"}}

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.errors import UserError
 from classifier.seeding import seed_place
-from classifier.training.saving import RunCheckpoint
+from classifier.training.policy import RunCheckpoint
 from tests.training import runs
 
 OPTIM = "classifier.training.schedules"

@@ -14,7 +14,12 @@ from classifier.data.balance import require_sampler, training_weights, warn_of_u
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.dataset import ImageDataset, Item, collate
-from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler
+from classifier.data.loader import (
+    EpochSampler,
+    ResumableLoader,
+    ShardSampler,
+    outlive_signals,
+)
 from classifier.data.samples import Problem, Samples
 from classifier.data.sources import Source
 from classifier.data.split import Split, Splitting, grouped
@@ -292,4 +297,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
         if self.num_workers == "auto" and dataset.samples.store is not None and not on_gpu:
             workers = 0  # decoded images are copied faster than workers hand them over
-        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": on_gpu,
+            "worker_init_fn": outlive_signals,
+        }

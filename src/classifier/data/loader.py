@@ -1,5 +1,6 @@
 """In which order, and on which process, samples are read; and how a run comes back to its place."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from classifier.data.dataset import Batch, ImageDataset, Item, Key, collate
+from classifier.errors import UserError
+
+LAST_SECONDS = 30  # of a reading process, after SIGTERM
 
 
 class EpochSampler(Sampler[Key]):
@@ -128,8 +132,28 @@ class ResumableLoader(DataLoader[Item]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return dict(self.position)
+        return {**self.position, "images": self.epoch_sampler.batch_size * self.epoch_sampler.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there, if the sampler is still in that epoch when the next iteration begins."""
-        self._resume_at = self.position = dict(state)
+        """Go on from there, if the sampler is still in that epoch when the next iteration begins.
+
+        Raises:
+            UserError: The batches have another size now, so that neither place nor schedule would fit.
+        """
+        size, processes = self.epoch_sampler.batch_size, self.epoch_sampler.world_size
+        if size * processes != state["images"]:
+            raise UserError(
+                f"this run takes {state['images']} images at once, and data.batch_size={size} on {processes} "
+                f"process{'es' if processes > 1 else ''} makes {size * processes}: use data.batch_size="
+                f"{max(1, state['images'] // processes)}"
+            )
+        self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a reading process go on where Ctrl-C or SIGTERM is sent to all: the main one may want more batches to stop
+    where it can be resumed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM may also be the main process', which has given up waiting for it to end
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(LAST_SECONDS))

@@ -10,6 +10,7 @@ from classifier.data.samples import PART_WORDS, SPLITS, Samples
 from classifier.data.sources.table_file import read_fixed
 from classifier.data.split import Split
 from classifier.errors import UserError
+from classifier.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,15 @@ def _box_text(samples: Samples, row: int) -> str:
 
 
 def write_split(path: Path, samples: Samples, split: Split) -> None:
-    """Write split.csv: path, label (name), split, box."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    """Write split.csv: path, label (name), split, box.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with (
+        whole_file(path, "log_dir") as scratch,
+        scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "box"])
         for name, rows in split.items():

@@ -50,5 +50,14 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: kept[name] for name in sorted(kept) if not name.endswith("_step")}
 
 
-def write_json(path: Path, metrics: dict[str, float]) -> None:
-    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+def write_json(path: Path, metrics: dict[str, float], key: str = "output_dir") -> None:
+    """Write a JSON file; it appears under its name when it is whole.
+
+    Args:
+        key: The setting that names another place.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with whole_file(path, key) as scratch:
+        scratch.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -67,6 +67,30 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     return model.eval(), checkpoint
 
 
+def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, path: Path) -> None:
+    """Refuse to resume from a checkpoint whose classes or weights are not those of `model`.
+
+    Raises:
+        UserError: With what differs.
+    """
+    classes = tuple(checkpoint["hyper_parameters"]["classes"])
+    if classes != model.classes:
+        come = ", ".join(map(repr, sorted({*model.classes} - {*classes}))) or "none"
+        gone = ", ".join(map(repr, sorted({*classes} - {*model.classes}))) or "none"
+        raise UserError(
+            f"the data has other classes than {path} (new: {come}; missing: {gone}): restore the data, or use "
+            f"init_from={path} for a new run"
+        )
+    stored, built = checkpoint["state_dict"], model.state_dict()
+    different = [name for name in {**stored, **built} if name not in stored or name not in built]
+    different += [name for name in stored if name in built and stored[name].shape != built[name].shape]
+    if different:
+        raise UserError(
+            f"{path} holds another network than this code builds, {different[0]} first: restore the code, or use "
+            f"init_from={path} for a new run"
+        )
+
+
 def init_from(model: pl.LightningModule, path: Path) -> str:
     """Copy weights of equal name and shape from a checkpoint into `model`; return an account of the rest.
 

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from classifier.files import replacing
+from classifier.files import whole_file
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -98,6 +98,12 @@ class EpochCSVLogger(Logger):
             row["step"] = str(step)
         self._write(self.rows)
 
+    def log_epoch(self, trainer: pl.Trainer) -> None:
+        """Log what Lightning will log at the end of this epoch, which it does behind the callbacks."""
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name[-5:] != "_step"}
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+        self.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)
+
     def _read(self) -> dict[int, dict[str, str]]:
         if not self.path.exists():
             return {}
@@ -108,7 +114,7 @@ class EpochCSVLogger(Logger):
 
     def _write(self, rows: dict[int, dict[str, str]]) -> None:
         names = sorted({name for row in rows.values() for name in row} - {"epoch", "step"})
-        with replacing(self.path) as scratch, scratch.open("w", newline="") as file:
+        with whole_file(self.path, "log_dir") as scratch, scratch.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", "step", *names], restval="")
             writer.writeheader()
             writer.writerows(rows[epoch] for epoch in sorted(rows))

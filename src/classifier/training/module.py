@@ -1,5 +1,6 @@
 """The one LightningModule."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 

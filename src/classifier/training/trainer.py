@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from pytorch_lightning.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from classifier.errors import UserError
@@ -67,7 +67,14 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
         callbacks = [
             callback for callback in callbacks if not isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor))
         ]
-    return make_trainer(settings["trainer"], run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
+    # what is switched off stays off: for these Lightning would bring its own
+    trainer = {
+        **settings["trainer"],
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
+        "enable_model_summary": any(isinstance(callback, ModelSummary) for callback in callbacks),
+    }
+    return make_trainer(trainer, run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
 
 def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.Trainer:
@@ -92,7 +99,7 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
 
 
 def _all(settings: dict[str, Any], section: str) -> list[Any]:
-    named = settings[section].items()
+    named = (settings[section] or {}).items()
     return [build(config, f"{section}.{name}") for name, config in named if config is not None]
 
 

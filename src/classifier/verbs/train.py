@@ -12,19 +12,22 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from classifier.config import plain
+from classifier.config import folder_of, plain, stored_config
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.balance import balanced_class_weights
 from classifier.errors import UserError, did_you_mean, require_choice
 from classifier.evaluation.tables import rounded, write_json
+from classifier.files import full_disk_told
+from classifier.resuming import require_changeable
 from classifier.training.averaging import WeightAverage, require_average
-from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint
+from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import described, out_of_memory_told, smaller_batch
 from classifier.training.module import ImageClassifier, without_weights
 from classifier.training.network import require_image_size
 from classifier.training.saving import RunRecord
 from classifier.training.speed import speed_up
+from classifier.training.stopping import ending_on_sigterm
 from classifier.training.trainer import build_trainer
 from classifier.verbs.run import own_processes, run_directory
 from classifier.verbs.tune import CURVE, KINDS, tune
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code, as of a program that SIGINT ended
 
 
+@ending_on_sigterm()
 def train(config: DictConfig) -> dict[str, float]:
     """Train, test the best checkpoint, and return the metrics that metrics.json holds.
 
@@ -46,20 +50,24 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: Wrong input. What a new run has written by then is removed.
     """
     resuming = config.resume is not None
+    if resuming:
+        require_changeable(stored_config(Path(config.resume)), plain(config))
+    else:
+        choices = HydraConfig.get().runtime.choices
+        name = str(config.name or choices.get("experiment") or choices["data"])
+        config.name = folder_of(name, choices.get("debug"))
     if config.seed < 0:
         raise UserError(f"seed={config.seed} must not be negative")
     tuned = config.get("tune")  # what is resumed has no such key
     if tuned is not None:
         require_choice("tune", tuned, KINDS)
-    if config.name is None:
-        choices = HydraConfig.get().runtime.choices
-        config.name = str(choices.get("experiment") or choices["data"])
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
     if resuming and (Path(config.resume) / "split.csv").is_file():
         datamodule.split_file = str(Path(config.resume) / "split.csv")
     datamodule.setup()
-    with run_directory(config, resuming, f"{CURVE}.csv" if tuned else "config.yaml") as run_dir:
+    written = f"{CURVE}.csv" if tuned else "config.yaml"
+    with run_directory(config, resuming, written) as run_dir, full_disk_told(f"go on with resume={run_dir}"):
         settings = plain(config)
         last = run_dir / "checkpoints" / "last.ckpt"
         if resuming and not last.exists():
@@ -77,10 +85,12 @@ def train(config: DictConfig) -> dict[str, float]:
             with own_processes(run_dir, resuming), _memory_told(settings, model):
                 return tune(settings, model, datamodule, run_dir)
         if ckpt_path is not None:
-            stored = read_checkpoint(ckpt_path, key="resume")
-            require_average(stored, settings["ema"])
-            _tell_progress(stored, settings)
-        callbacks = [RunRecord(settings, datamodule), *speed_up(model.network, **settings["speed"])]
+            checkpoint = read_checkpoint(ckpt_path, key="resume")
+            require_same_model(checkpoint, model, ckpt_path)
+            require_average(checkpoint, settings["ema"])
+            _tell_progress(checkpoint, settings)
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        callbacks = [RunRecord(settings, datamodule, overrides), *speed_up(model.network, **settings["speed"])]
         if settings["ema"] is not None:
             callbacks.insert(0, WeightAverage(settings["ema"]))
         trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
@@ -90,14 +100,14 @@ def train(config: DictConfig) -> dict[str, float]:
             started = time.monotonic()
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            except SystemExit:  # so Lightning ends on Ctrl-C
+                fit_seconds = time.monotonic() - started
+                metrics = _final_metrics(trainer, model, datamodule, run_dir, test=settings["test"])
+            except SystemExit as stop:
                 log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
-                sys.exit(INTERRUPTED)
-            fit_seconds = time.monotonic() - started
-            metrics = _final_metrics(trainer, model, datamodule, test=settings["test"])
+                sys.exit(INTERRUPTED if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
         metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
-            write_json(run_dir / "metrics.json", metrics)
+            write_json(run_dir / "metrics.json", metrics, "log_dir")
             _report(run_dir, metrics)
     return metrics
 
@@ -147,8 +157,8 @@ def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationData
 
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
     epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
-    log.info("going on from step %d in epoch %d", checkpoint["global_step"], epoch)
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    log.info("going on from step %d, %s epoch %d", checkpoint["global_step"], "in" if epoch > done else "behind", epoch)
     if limit is not None and done > limit > 0:
         raise UserError(f"{done} epochs are done already: use trainer.max_epochs={done + 1} or more")
     if limit is not None and done == limit:
@@ -177,12 +187,18 @@ def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
 
 
 def _final_metrics(
-    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, test: bool
+    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path, test: bool
 ) -> dict[str, float]:
-    """The metrics of the best checkpoint: those it holds, and its test."""
+    """The metrics of the best checkpoint, or else of the last: those it holds, and its test."""
     checkpoint = trainer.checkpoint_callback
     best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
-    progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if not best and last.is_file():
+        log.warning("no checkpoint was kept as the best: these are the metrics of %s", last)
+        best = str(last)
+    # not `current_epoch`, which a run that was resumed behind its last epoch has not counted up
+    done = trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
+    progress = {"epoch": done, "global_step": trainer.global_step}
     values = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if best:
         values = read_checkpoint(Path(best))[RUN_KEY]["metrics"]

@@ -1,0 +1,172 @@
+"""Runs that are killed, preempted, or run out of disk: each ends with the bits of one that was left alone."""
+
+import csv
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.verbs.command import QUICK, metrics, run, runs, start
+
+PREEMPTED = 143
+# a checkpoint behind each of 150 steps: much of the time one is being written
+RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "model.hidden=[]", "augment=standard",
+       "callbacks.early_stopping=null", "trainer.max_epochs=25", "trainer.val_check_interval=3",
+       "callbacks.last.every_n_train_steps=1", "callbacks.best.save_top_k=2", "resume=auto")  # fmt: skip
+
+
+def contents(run_dir: Path) -> dict[str, Any]:
+    """All that a run leaves, but for times, places and versions."""
+    state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "train_counts")
+    found = {key: state[key] for key in kept}
+    found["metrics"] = {key: value for key, value in metrics(run_dir).items() if key != "fit_seconds"}
+    with (run_dir / "metrics.csv").open() as file:
+        found["epochs"] = [
+            {key: float(value) for key, value in row.items() if value and key != "train/images_per_second"}
+            for row in csv.DictReader(file)
+        ]
+    for path in sorted((run_dir / "checkpoints").glob("best*")):
+        found[path.name] = torch.load(path, weights_only=True)["state_dict"]
+    return found
+
+
+def assert_same(run_dir: Path, whole: Path) -> None:
+    torch.testing.assert_close(contents(run_dir), contents(whole), rtol=0, atol=0)
+
+
+def assert_all_open(run_dir: Path) -> None:
+    for checkpoint in (run_dir / "checkpoints").glob("*.ckpt"):
+        torch.load(checkpoint, weights_only=True)
+
+
+def wait_for(happened: Callable[[], object], process: "subprocess.Popen[str]") -> bool:
+    """Whether it happened before the process ended."""
+    deadline = time.monotonic() + 200
+    while not happened():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return True
+
+
+def start_count(run_dir: Path) -> int:
+    path = run_dir / "starts.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("whole")
+    result = run("train", *RUN, f"data.root={folder}", "run_dir=whole", cwd=cwd)
+    assert result.code == 0, result.err
+    return cwd / "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_ten_times_at_random_moments(
+    signum: signal.Signals, workers: int, whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    """The same command until it is done; ten times each with and without reading processes makes twenty."""
+    command = (*RUN, f"data.root={folder}", f"data.num_workers={workers}", "run_dir=run")
+    run_dir, draw = tmp_path / "run", random.Random(workers)
+    scratch = run_dir / "checkpoints" / ".last.ckpt.part"
+    for number in range(10):
+        process = start("train", *command, cwd=tmp_path)
+        assert wait_for(lambda seen=number: start_count(run_dir) > seen, process)  # type: ignore[misc]
+        time.sleep(draw.uniform(0, 0.25))
+        if number % 2:
+            wait_for(scratch.exists, process)
+        process.send_signal(signum)
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else PREEMPTED), output
+        assert "Traceback" not in output
+        assert_all_open(run_dir)
+    assert run("train", *command, cwd=tmp_path).code == 0
+    assert not scratch.exists()
+    assert start_count(run_dir) == 11
+    assert_same(run_dir, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_one_of_two_processes_gets_the_signal(signum: signal.Signals, folder: Path, tmp_path: Path) -> None:
+    command = (*RUN, f"data.root={folder}", "trainer=ddp_sim", "data.batch_size=4", "trainer.max_epochs=4")
+    assert start("train", *command, "run_dir=whole", cwd=tmp_path).wait(timeout=200) == 0
+    for number, child in enumerate((False, True, False)):
+        process = start("train", *command, "run_dir=run", cwd=tmp_path)
+        assert wait_for(lambda seen=number: start_count(tmp_path / "run") > seen, process)  # type: ignore[misc]
+        time.sleep(0.1 * number)
+        found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True)
+        target = int(found.stdout.split()[0]) if child else process.pid
+        subprocess.run(["kill", f"-{signum.value}", str(target)], check=True)
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode == 128 + signum, output
+        assert_all_open(tmp_path / "run")
+    assert start("train", *command, "run_dir=run", cwd=tmp_path).wait(timeout=200) == 0
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_preempted_before_it_trains(folder: Path, tmp_path: Path) -> None:
+    """Nothing is left behind."""
+    process = start("train", *RUN, f"data.root={folder}", cwd=tmp_path)
+    assert wait_for(lambda: list(tmp_path.glob("logs/*/*")), process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (PREEMPTED, -signal.SIGTERM), output
+    assert "Traceback" not in output
+    assert not runs(tmp_path) or start_count(runs(tmp_path)[0]) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("this system has no mount")
+    if done.returncode != 0:
+        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 40 << 10], ids=["nothing", "too little for a checkpoint"])
+def test_full_disk(left: int, small_disk: Path, whole: Path, folder: Path, tmp_path: Path) -> None:
+    """A clear message; the last good checkpoint opens, and the run goes on from it once there is room."""
+    run_dir = small_disk / "run"
+    process = start("train", *RUN, f"data.root={folder}", f"run_dir={run_dir}", cwd=tmp_path)
+    assert wait_for((run_dir / "checkpoints" / "best.ckpt").exists, process)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(16 << 20))
+    with filler.open("r+b") as file:
+        file.truncate(max(0, filler.stat().st_size - left))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 2, output
+    assert "Traceback" not in output
+    assert "error: cannot write" in output or "error: no space left" in output
+    assert_all_open(run_dir)
+    filler.unlink()
+    assert run("train", *RUN, f"data.root={folder}", f"run_dir={run_dir}", cwd=tmp_path).code == 0
+    assert_same(run_dir, whole)
+
+
+def test_the_scratch_of_a_killed_write_is_no_checkpoint(whole: Path, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run_dir / "metrics.json").unlink()
+    (run_dir / "checkpoints" / ".last.ckpt.part").write_bytes(b"half")
+    assert run("train", f"resume={run_dir}", "trainer.max_epochs=26", cwd=tmp_path).code == 0
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir())[0] == "best.ckpt"
