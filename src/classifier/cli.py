@@ -276,7 +276,7 @@ def _known_keys(verb: str, wrong: str) -> list[str]:
     ]
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = hydra.compose(verb, overrides)
-    keys: list[str] = []
+    keys = ["experiment"]  # a group that is no key
 
     def walk(node: Any, prefix: str) -> None:
         for key, value in node.items():
@@ -285,4 +285,4 @@ def _known_keys(verb: str, wrong: str) -> list[str]:
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config, resolve=False), "")
-    return keys + [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]
+    return keys
