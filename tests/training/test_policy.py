@@ -72,6 +72,8 @@ def state(run_dir: Path) -> dict[str, Any]:
 def assert_same(first: Path, second: Path) -> None:
     """Weights, optimiser, schedule, counts and place, bit by bit."""
     one, two = state(first), state(second)
+    [optimizer], [other] = one["optimizer_states"], two["optimizer_states"]
+    assert optimizer.pop("param_groups") == other.pop("param_groups")
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "train_counts", "global_step", "epoch"):
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
     assert one[DATA] == two[DATA]
