@@ -15,13 +15,13 @@ from classifier.seeding import seed_place
 from classifier.training.policy import RunCheckpoint
 from tests.training import runs
 
-OPTIM = "classifier.training.schedules"
+SCHEDULES = "classifier.training.schedules"
 
 
 def test_hyper_parameters_are_plain_and_load_nothing() -> None:
     network = {"_target_": "classifier.models.timm_model", "name": "resnet18", "pretrained": False, "weights": None}
     wanted = {**network, "drop_rate": 0.25}
-    hparams = dict(runs.make_classifier(model=wanted, scheduler={"_target_": f"{OPTIM}.cosine"}).hparams)
+    hparams = dict(runs.make_classifier(model=wanted, scheduler={"_target_": f"{SCHEDULES}.cosine"}).hparams)
     assert json.loads(json.dumps(hparams)) == hparams
     assert hparams["model"] == wanted
     assert set(hparams) == {
@@ -30,6 +30,7 @@ def test_hyper_parameters_are_plain_and_load_nothing() -> None:
         "preprocessing",
         "optimizer",
         "scheduler",
+        "finetune",
         "loss",
         "mix",
         "seed",
@@ -201,7 +202,7 @@ class Losses(pl.Callback):
 
 def test_plateau_steps_before_the_checkpoint_of_its_epoch(tmp_path: Path) -> None:
     # the loss falls, which `max` takes for a plateau
-    plateau = {"_target_": f"{OPTIM}.plateau", "monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0}
+    plateau = {"_target_": f"{SCHEDULES}.plateau", "monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0}
     every = RunCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     record = Losses()
     model = runs.make_classifier(scheduler=plateau)
@@ -233,7 +234,7 @@ def test_run_that_is_resumed_for_longer_takes_up_the_longer_schedule(name: str, 
     def rates(max_epochs: int, ckpt_path: Path | None = None) -> list[float]:
         record = Rates()
         last = RunCheckpoint(dirpath=tmp_path, filename="last", enable_version_counter=False)
-        model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.{name}"})
+        model = runs.make_classifier(scheduler={"_target_": f"{SCHEDULES}.{name}"})
         trainer = runs.trainer(tmp_path, [record, last], max_epochs=max_epochs)
         trainer.fit(model, runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
         return record.rates
@@ -246,17 +247,19 @@ def test_run_that_is_resumed_for_longer_takes_up_the_longer_schedule(name: str, 
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_steps": 7}, {"max_epochs": 10, "max_steps": 7}, {"max_epochs": 3}], ids=["steps", "both", "epochs"]
+    "limits",
+    [{"max_steps": 13}, {"max_epochs": 10, "max_steps": 13}, {"max_epochs": 4}],
+    ids=["steps", "both", "epochs"],
 )
 def test_epochs_of_a_schedule_are_those_of_the_data(limits: dict[str, int], tmp_path: Path) -> None:
     """A warm-up of one epoch takes the 3 batches of one epoch, however the run is limited."""
     record = Rates()
-    model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.cosine", "warmup_epochs": 1})
+    model = runs.make_classifier(scheduler={"_target_": f"{SCHEDULES}.cosine", "warmup_epochs": 1})
     runs.trainer(tmp_path, [record], **limits).fit(model, runs.loader(), runs.loader())
     assert record.rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
 
 
 def test_endless_run_needs_an_end(tmp_path: Path) -> None:
-    model = runs.make_classifier(scheduler={"_target_": f"{OPTIM}.cosine"})
+    model = runs.make_classifier(scheduler={"_target_": f"{SCHEDULES}.cosine"})
     with pytest.raises(UserError, match=r"trainer\.max_epochs="):
         runs.trainer(tmp_path, max_epochs=-1).fit(model, runs.loader(), runs.loader())
