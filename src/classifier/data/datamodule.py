@@ -32,7 +32,7 @@ class ClassificationDataModule(pl.LightningDataModule):
     Args:
         source: Lists the samples.
         image_size: Pixels of a side, or (height, width).
-        batch_size: Images per process and step.
+        batch_size: Images per process and step, at most.
         num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.

@@ -17,6 +17,7 @@ from classifier.seeding import seed_place
 from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.network import build_model
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
+from classifier.training.share import step_share
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
 
@@ -96,7 +97,7 @@ class ImageClassifier(pl.LightningModule):
         self.train_metrics.update(logits.detach(), labels, losses.detach())
         if self._is_logged_step():
             self.log("train/loss_step", loss.detach(), prog_bar=True)
-        return loss
+        return loss * step_share(self.trainer, batch_idx, len(labels))
 
     def _is_logged_step(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
