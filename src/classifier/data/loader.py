@@ -43,6 +43,7 @@ class EpochSampler(Sampler[list[Key]]):
         weights: np.ndarray | None = None,
         labels: np.ndarray | None = None,
     ) -> None:
+        self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size

@@ -17,6 +17,7 @@ from classifier.seeding import seed_place
 from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.network import build_model
 from classifier.training.optim import build_optimizer, build_scheduler, forget_length
+from classifier.training.sharding import shard
 from classifier.training.share import step_share
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
@@ -77,6 +78,10 @@ class ImageClassifier(pl.LightningModule):
         """What can be monitored."""
         names = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
         return names | {"val/acc_top5"} if len(self.classes) > 5 else names
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # trainer.strategy=sharded
+            shard(self.network, self.device_mesh["data_parallel"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
