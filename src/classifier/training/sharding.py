@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytorch_lightning as pl
 from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh

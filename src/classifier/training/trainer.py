@@ -69,9 +69,9 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
         UserError: As `build_trainer`.
     """
     quiet()
-    _require_precision(str(config["precision"]), str(config["accelerator"]))
     if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
-        raise UserError(f"trainer.precision=16-mixed and trainer.strategy={SHARDED}: use trainer.precision=bf16-mixed")
+        raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
+    _require_precision(str(config["precision"]), str(config["accelerator"]))
     try:
         trainer: pl.Trainer = build(config, "trainer", plugins=_plugins(), default_root_dir=str(run_dir), **arguments)
     except UserError as error:
