@@ -9,7 +9,7 @@ from torch.nn import functional
 from classifier.data import ImageFolderDataModule
 from tests.training import runs
 
-SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
+SGD: dict[str, Any] = {"_target_": "torch.optim.SGD", "lr": 0.5}
 EXACT = {**runs.CNN, "batch_norm": False, "drop_rate": 0.0}
 
 
@@ -38,7 +38,7 @@ def test_a_step_has_the_mean_gradient_of_its_images(
         images = torch.cat([batch["image"] for batch in batches[start : start + accumulate]])
         labels = torch.cat([batch["label"] for batch in batches[start : start + accumulate]])
         optimizer.zero_grad()
-        functional.cross_entropy(reference(images), labels).backward()
+        functional.cross_entropy(reference(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert trainer.global_step == -(-len(batches) // accumulate)
     for name, value in model.state_dict().items():

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *arguments]
 
 
-def together(commands: list[list[str]], cwd: Path, variables: list[Mapping[str, str]]) -> list[tuple[int, str]]:
+def together(commands: list[list[str]], cwd: Path, variables: Sequence[Mapping[str, str]]) -> list[tuple[int, str]]:
     """Exit codes and outputs of commands that run beside each other."""
     begun = [
         subprocess.Popen(
