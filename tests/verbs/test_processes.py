@@ -84,6 +84,15 @@ def require_equal(one: Path, two: Path) -> None:
         assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=1e-3)
 
 
+def test_a_batch_that_is_too_large_is_refused_once(folder: Path, tmp_path: Path) -> None:
+    arguments = (*RUN, f"data.root={folder}", "trainer.devices=7", "data.batch_size=8")
+    process = start("train", *arguments, cwd=tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert output.count("error: batch size 8 on each of 7 processes is larger than the 42 training images") == 1
+    assert "use data.batch_size=4" in output
+
+
 def test_sync_batchnorm_needs_gpus(folder: Path, tmp_path: Path) -> None:
     done = run("train", *RUN, f"data.root={folder}", "trainer.sync_batchnorm=true", cwd=tmp_path)
     assert done.code == 2

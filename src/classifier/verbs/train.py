@@ -63,6 +63,8 @@ def train(config: DictConfig) -> dict[str, float]:
         if ckpt_path is not None:
             _tell_progress(read_checkpoint(ckpt_path, key="resume"), settings)
         trainer = build_trainer(settings, run_dir, extra_callbacks=[RunRecord(settings, datamodule)])
+        if not settings["trainer"]["overfit_batches"]:
+            datamodule.require_batch(trainer.world_size)  # before other processes are started, which would say it again
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
         with own_processes(run_dir, resuming):
