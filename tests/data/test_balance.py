@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def drawn(samples: Samples, weights: np.ndarray, epoch: int, world_size: int = 1
             labels=samples.labels,
         )  # fmt: skip
         sampler.set_epoch(epoch)
-        ranks.append(list(sampler))
+        ranks.append(list(chain.from_iterable(sampler)))
         keys = [(position, repeat) for _, position, repeat in ranks[-1]]
         assert len(set(keys)) == len(keys), "the same draw twice would be augmented the same"
     return [position for step in zip(*ranks, strict=True) for _, position, _ in step]

@@ -32,16 +32,16 @@ def batches_of(
     sampler = EpochSampler(length, batch_size, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last)
     sampler.set_epoch(epoch)
     sampler.skip_batches = skip
-    items = list(sampler)
-    assert len(items) == len(sampler) - skip * batch_size
-    assert all((found, repeat) == (epoch, 0) for found, _, repeat in items)
-    pairs = [(found, position) for found, position, _ in items]
-    return [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    batches = list(sampler)
+    assert len(batches) == len(sampler) - skip
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert all((found, repeat) == (epoch, 0) for batch in batches for found, _, repeat in batch)
+    return [[(found, position) for found, position, _ in batch] for batch in batches]
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7])
 def test_each_sample_once_but_the_documented_remainder(batch_size: int, world_size: int, drop_last: bool) -> None:
     step = batch_size * world_size
     for length in range(step, 3 * step + 2):
@@ -53,21 +53,28 @@ def test_each_sample_once_but_the_documented_remainder(batch_size: int, world_si
         assert len(set(items)) == len(items)
         assert {position for _, position in items} <= set(range(length))
         remainder = length % step
-        left_out = remainder if drop_last or remainder < 2 * world_size else 0
-        assert len(items) == length - left_out
+        too_few = batch_size < 3 or (batch_size == 3 and remainder < world_size)
+        assert len(items) == length - (remainder if drop_last or too_few else 0)
         assert len({len(rank) for rank in ranks}) == 1, "a process with fewer batches leaves the others waiting"
-        if batch_size > 1:
-            assert min(len(batch) for rank in ranks for batch in rank) >= 2
+        assert min(len(batch) for rank in ranks for batch in rank) >= min(batch_size, 2)
 
 
-@pytest.mark.parametrize("length", [24, 29, 31, 100])
-@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 2), (1, 3), (4, 2), (4, 3), (5, 2)])
-def test_processes_take_the_global_batches_of_one(length: int, batch_size: int, world_size: int) -> None:
-    alone = batches_of(length, batch_size * world_size, epoch=2)
-    ranks = [batches_of(length, batch_size, rank=rank, world_size=world_size, epoch=2) for rank in range(world_size)]
-    together = [sorted(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
-    assert len(together) == len(alone) or (len(alone) == len(together) + 1 and len(alone[-1]) < 2 * world_size)
-    assert together == [sorted(batch) for batch in alone[: len(together)]]
+@pytest.mark.parametrize("batch_size", [4, 5, 12])
+def test_any_number_of_processes_takes_the_same_global_batches(batch_size: int) -> None:
+    for length in range(12 * batch_size, 25 * batch_size):
+        epochs = []
+        for world_size in (1, 2, 3, 4):
+            size = 12 * batch_size // world_size
+            ranks = [batches_of(length, size, rank=rank, world_size=world_size, epoch=2) for rank in range(world_size)]
+            epochs.append([sorted(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)])
+        assert all(epoch == epochs[0] for epoch in epochs)
+        assert len(epochs[0]) == -(-length // (12 * batch_size))
+        assert sorted(position for batch in epochs[0] for _, position in batch) == list(range(length))
+
+
+def test_a_remainder_is_shared_with_the_batch_before() -> None:
+    assert [len(batch) for batch in batches_of(26, 8)] == [8, 8, 5, 5]
+    assert [len(batch) for batch in batches_of(31, 8)] == [8, 8, 8, 7]
 
 
 def test_another_epoch_or_seed_is_another_order() -> None:
@@ -79,7 +86,7 @@ def test_another_epoch_or_seed_is_another_order() -> None:
 
 
 def test_another_remainder_is_left_out_each_epoch() -> None:
-    used = [{position for batch in batches_of(17, 4, epoch=epoch) for _, position in batch} for epoch in range(20)]
+    used = [{position for batch in batches_of(17, 2, epoch=epoch) for _, position in batch} for epoch in range(20)]
     left = [set(range(17)) - positions for positions in used]
     assert all(len(positions) == 1 for positions in left)
     assert len(set.union(*left)) > 5
@@ -164,7 +171,7 @@ def test_epochs_and_seeds_augment_differently(samples: Samples) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resumed_at_any_batch(samples: Samples, num_workers: int) -> None:
     whole = [read(loader(samples), epoch) for epoch in (4, 5)]
-    assert [len(batch["index"]) for batch in whole[0]] == [8] * 7 + [2]
+    assert [len(batch["index"]) for batch in whole[0]] == [8] * 6 + [5, 5]
     for done in range(len(whole[0])) if num_workers == 0 else (3,):
         first = loader(samples, num_workers)
         first.epoch_sampler.set_epoch(4)

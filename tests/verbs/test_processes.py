@@ -1,14 +1,12 @@
 """Several processes: one run directory, one set of logs, the same kind of result."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests import generate
-from tests.verbs.command import QUICK, REPOSITORY, finish, metrics, runs, start
+from tests.verbs.command import QUICK, finish, metrics, run, runs, start
 
 RUN = (
     "experiment=folder_cnn",
@@ -24,8 +22,7 @@ def test_two_processes_write_one_run(folder: Path, tmp_path: Path) -> None:
     output = finish(start("train", *RUN, f"data.root={folder}", cwd=tmp_path))
     (run_dir,) = runs(tmp_path / "logs")
     assert output.count("cpu x 2") == 1
-    # 42 images, 2 x 4 a step, 2 epochs; the remainder of one for each is left out
-    assert metrics(run_dir)["global_step"] == 10
+    assert metrics(run_dir)["global_step"] == 12  # 42 images, 2 x 4 a step, 2 epochs
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert len((run_dir / "metrics.csv").read_text().splitlines()) in (3, 4)
 
@@ -41,21 +38,6 @@ def test_validation_of_two_processes_is_that_of_the_checkpoint(folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_torchrun(folder: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        str(REPOSITORY / "src" / "train.py"),
-    ]
-    subprocess.run([*command, *RUN, f"data.root={folder}"], cwd=tmp_path, check=True, timeout=300)
-    (run_dir,) = runs(tmp_path / "logs")
-    assert metrics(run_dir)["global_step"] == 10
-
-
-@pytest.mark.slow
 def test_multirun_of_two_processes(folder: Path, tmp_path: Path) -> None:
     finish(start("train", "-m", *RUN, f"data.root={folder}", "seed=1,2", cwd=tmp_path))
     first, second = runs(tmp_path / "logs")
@@ -65,10 +47,10 @@ def test_multirun_of_two_processes(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """The same global batches, draws and class weights; sums in another order."""
+    """The same global batches, draws and class weights, the last ones of an epoch too; sums in another order."""
     for number, (name, count) in enumerate((("blue", 40), ("red", 8))):
         generate.image_folder(tmp_path / "photos", [name], count, seed=100 * number)
-    same = ("model.drop_rate=0", "augment=none", "data.drop_last=true", "data.sampler=balanced", "data.root=photos",
+    same = ("model.drop_rate=0", "augment=none", "trainer.accumulate_grad_batches=2", "data.sampler=balanced", "data.root=photos",
             "loss.class_weight=[0.5,2.0]", "loss.label_smoothing=0.1")  # fmt: skip
     finish(start("train", *RUN, *same, "run_dir=two", cwd=tmp_path))
     finish(start("train", *RUN, *same, "trainer=cpu", "data.batch_size=8", "run_dir=one", cwd=tmp_path))
@@ -103,3 +85,57 @@ def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
     for name, value in two["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value), name
         torch.testing.assert_close(value, one["state_dict"][name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_shards_learn_what_copies_do(folder: Path, tmp_path: Path) -> None:
+    """And their checkpoints are those of one process: to evaluate, and to go on from with or without shards."""
+    network = ("model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false", "augment=none")
+    same = (*RUN, *network, f"data.root={folder}", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=1")
+    finish(start("train", *same, "run_dir=copies", cwd=tmp_path))
+    finish(start("train", *same, "trainer.strategy=sharded", "run_dir=shards", cwd=tmp_path))
+    require_equal(tmp_path / "copies", tmp_path / "shards")
+
+    evaluated = run("eval", "ckpt_path=shards/checkpoints/last.ckpt", "split=val", "output_dir=out", cwd=tmp_path)
+    assert evaluated.code == 0, evaluated.err
+    assert metrics(tmp_path / "out")["val/loss"] == pytest.approx(metrics(tmp_path / "shards")["val/loss"], abs=1e-5)
+
+    finish(start("train", "resume=copies", "trainer.strategy=sharded", "trainer.max_epochs=2", cwd=tmp_path))
+    finish(start("train", "resume=shards", "trainer.strategy=ddp", "trainer.max_epochs=2", cwd=tmp_path))
+    require_equal(tmp_path / "copies", tmp_path / "shards")
+
+
+def require_equal(one: Path, two: Path) -> None:
+    assert metrics(one)["global_step"] == metrics(two)["global_step"]
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=1e-3)
+
+
+def test_a_batch_that_is_too_large_is_refused_once(folder: Path, tmp_path: Path) -> None:
+    arguments = (*RUN, f"data.root={folder}", "trainer.devices=7", "data.batch_size=8")
+    process = start("train", *arguments, cwd=tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert output.count("error: batch size 8 on each of 7 processes is larger than the 42 training images") == 1
+    assert "use data.batch_size=4" in output
+
+
+def test_sync_batchnorm_needs_gpus(folder: Path, tmp_path: Path) -> None:
+    done = run("train", *RUN, f"data.root={folder}", "trainer.sync_batchnorm=true", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err == "error: trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("trainer=fsdp", "this machine has no GPU: use trainer=cpu"),
+        ("trainer.precision=16-mixed", "use trainer.precision=bf16-mixed"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_sharding_does_not_do(key: str, found: str, folder: Path, tmp_path: Path) -> None:
+    done = run("train", *RUN, "trainer.strategy=sharded", key, f"data.root={folder}", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert found in done.err

@@ -39,7 +39,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         source: Lists the samples.
         image_size: Pixels of a side, or (height, width).
         train_size: The same of training images where it differs, or a list of (epoch, size); see `train_sizes`.
-        batch_size: Images per process and step.
+        batch_size: Images per process and step, at most.
         num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
         channels, resize, crop_pct, interpolation: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
@@ -199,15 +199,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         rank, world_size = self._place()
-        if len(rows) == 0:
-            raise UserError(f"{self.source.root} has no training images: lower data.val_fraction or data.test_fraction")
-        if len(rows) < self.batch_size * world_size:
-            processes = f" on each of {world_size} processes" if world_size > 1 else ""
-            fitting = max(1, len(rows) // world_size)
-            raise UserError(
-                f"batch size {self.batch_size}{processes} is larger than the {len(rows)} training images: "
-                f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
-            )
+        self.require_batch(world_size)
         samples = self._in_cache("train") if self._caches else self.samples
         dataset = ImageDataset(samples, rows, self.augmentation, self.seed)
         weights = training_weights(self.samples, rows, self.sampler, self.weights_file)
@@ -226,6 +218,23 @@ class ClassificationDataModule(pl.LightningDataModule):
             self._train_loader.load_state_dict(self._train_position)
             self._train_position = None
         return self._train_loader
+
+    def require_batch(self, world_size: int) -> None:
+        """Refuse a batch for each of `world_size` processes that the training images do not fill.
+
+        Raises:
+            UserError: With a batch size that fits.
+        """
+        count = len(self.split.get("train", ()))
+        if count == 0:
+            raise UserError(f"{self.source.root} has no training images: lower data.val_fraction or data.test_fraction")
+        if count < self.batch_size * world_size:
+            processes = f" on each of {world_size} processes" if world_size > 1 else ""
+            fitting = max(1, count // world_size)
+            raise UserError(
+                f"batch size {self.batch_size}{processes} is larger than the {count} training images: "
+                f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
+            )
 
     # Lightning saves the state of a loader by itself, but does not restore it where the learning-rate schedule has
     # asked for the number of steps before (2.6.6); the state of the data module it does.

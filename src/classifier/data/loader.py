@@ -1,7 +1,8 @@
 """In which order, and on which process, samples are read; and how a run comes back to its place."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,25 @@ from classifier.errors import UserError
 LAST_SECONDS = 30  # of a reading process, after SIGTERM
 
 
-class EpochSampler(Sampler[Key]):
-    """Keys of samples in an order that is a function of (seed, epoch), shared out over processes.
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of keys of samples in an order that is a function of (seed, epoch), shared out over processes.
 
-    The processes together take each sample once an epoch, and the same global batches whatever their number: of
-    every `batch_size * world_size` positions, process `rank` takes each `world_size`-th. A remainder too small to
-    give each process two images is left out (another one each epoch): BatchNorm cannot train on one.
+    The processes together take each sample once an epoch, and the same global batches whatever their number: of each
+    global batch of `batch_size * world_size` samples, process `rank` takes each `world_size`-th. What is left at the
+    end is shared evenly with the batch before it, so that no process is left with nothing. Only with a `batch_size`
+    under 4 that may not give each process two images (BatchNorm cannot train on one; with a `batch_size` of 1, one):
+    then it is left out, another remainder each epoch.
 
     Args:
-        length: Number of training samples.
-        batch_size: Images per process and step.
+        length: Number of training samples, at least `batch_size * world_size`.
+        batch_size: Images per process and step, at most.
         drop_last: Leave out any remainder that does not fill a batch on each process.
         weights: float64 (length,), proportional to how often each sample is drawn in an epoch of `length` draws, to
             within one; None to draw each once.
         labels: int64 (length,), classes whose totals are then kept to within one, too.
+
+    Attributes:
+        bounds: Where each global batch begins in the epoch's order, and where the last one ends.
     """
 
     def __init__(
@@ -48,11 +54,11 @@ class EpochSampler(Sampler[Key]):
         self.length = length
         self.weights = weights
         self.labels = labels
-        remainder = length % (batch_size * world_size)
-        if remainder and (drop_last or (remainder < 2 * world_size and batch_size > 1)):
-            self.used = length - remainder
-        else:
-            self.used = length - length % world_size if batch_size == 1 else length
+        step = batch_size * world_size
+        self.bounds: Sequence[int] = range(0, length + 1, step)
+        last_two = step + length % step
+        if length % step and not drop_last and last_two >= 2 * world_size * min(batch_size, 2):
+            self.bounds = [*self.bounds[:-1], length - last_two // 2, length]
         self.epoch = 0
         self.skip_batches = 0
 
@@ -60,18 +66,21 @@ class EpochSampler(Sampler[Key]):
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        """Samples of an epoch on this process."""
-        whole, rest = divmod(self.used, self.world_size * self.batch_size)
-        return whole * self.batch_size + (rest - self.rank + self.world_size - 1) // self.world_size
+    @property
+    def sampler(self) -> "EpochSampler":
+        """What Lightning calls `set_epoch` of, where a loader has a sampler of batches."""
+        return self
 
-    def __iter__(self) -> Iterator[Key]:
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[list[Key]]:
         order, repeats = self._order()
-        step = self.batch_size * self.world_size
-        for start in range(self.skip_batches * step, self.used, step):
-            share = slice(start + self.rank, min(start + step, self.used), self.world_size)
-            for position, repeat in zip(order[share].tolist(), repeats[share].tolist(), strict=True):
-                yield self.epoch, position, repeat
+        for start, stop in pairwise(self.bounds[self.skip_batches :]):
+            share = slice(start + self.rank, stop, self.world_size)
+            pairs = zip(order[share].tolist(), repeats[share].tolist(), strict=True)
+            yield [(self.epoch, position, repeat) for position, repeat in pairs]
 
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's positions, of all processes, and how many times each has come before."""
@@ -113,7 +122,7 @@ class ResumableLoader(DataLoader[Item]):
     """A training loader that knows its place: a resumed epoch goes on where it stopped."""
 
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
-        super().__init__(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=collate, **settings)
+        super().__init__(dataset, batch_sampler=sampler, collate_fn=collate, **settings)
         self.epoch_sampler = sampler
         self._resume_at: dict[str, int] | None = None
         # epoch, and batches handed out in it, which is not what the workers have read ahead

@@ -36,6 +36,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_graph(self, model: pl.LightningModule, input_array: torch.Tensor | None = None) -> None:  # type: ignore[override]
+        if model.device_mesh is not None:
+            return  # the tracing process would wait for the others' shares of the weights
         with warnings.catch_warnings():
             # TensorBoard's graph is a trace, and torch calls tracing deprecated at each call
             warnings.simplefilter("ignore", FutureWarning)

@@ -17,7 +17,7 @@ from classifier.errors import UserError
 log = logging.getLogger(__name__)
 
 Forward = Callable[[slice], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""A part of the batch -> its mean loss (scalar), logits float (B, K) and losses float (B,)."""
+"""A part of the batch -> its share of the step (mean loss, scalar), logits float (B, K) and losses float (B,)."""
 
 OTHER_SIGNS = ("MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")  # that Lightning misses
 

@@ -22,6 +22,8 @@ from classifier.training.network import build_model
 from classifier.training.optimizers import build_optimizer, has_weight_decay
 from classifier.training.parameter_groups import require_same_rates
 from classifier.training.schedules import build_scheduler, forget_length, run_length
+from classifier.training.sharding import shard
+from classifier.training.share import step_share
 
 TRAIN_COUNTS = "train_counts"  # of the epoch that a checkpoint was taken in the middle of
 MICRO_BATCHES = "micro_batches"  # of each process, 0 for whole batches
@@ -102,6 +104,10 @@ class ImageClassifier(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # trainer.strategy=sharded
+            shard(self.network, self.device_mesh["data_parallel"])
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
         logits: torch.Tensor = self.network(self.normalize(images))
@@ -135,11 +141,12 @@ class ImageClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         labels = batch["label"]
         images, targets = self.mix(self.normalize(batch["image"]), labels)
+        share = step_share(self.trainer, batch_idx, len(labels))
 
         def forward(part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             logits = self.network(images[part])
             losses = self.training_loss(logits, targets[part])
-            return losses.mean(), logits, losses
+            return losses.mean() * share, logits, losses
 
         if self.micro_batches is None:
             loss, logits, losses = forward(slice(None))
@@ -147,7 +154,7 @@ class ImageClassifier(pl.LightningModule):
             loss, logits, losses = self.micro_batches.differentiate(self, forward, len(labels))
         self.train_metrics.update(logits.detach(), labels, losses.detach())
         if self._is_logged_step():
-            self.log("train/loss_step", loss.detach(), prog_bar=True)
+            self.log("train/loss_step", losses.detach().mean(), prog_bar=True)
         return loss
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:

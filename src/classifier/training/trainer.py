@@ -10,11 +10,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from classifier.errors import UserError
 from classifier.instantiate import build
 from classifier.training.saving import AtomicCheckpointIO
+from classifier.training.sharding import SHARDED
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ NOISE = (
     ".*in eval mode at the start of training.*",
     ".*Total length of `list` across ranks is zero.*",
     ".*method of metric .* was called before the ``update``.*",
+    ".*Grad strides do not match bucket view strides.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
@@ -84,18 +87,30 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
         UserError: As `build_trainer`.
     """
     quiet()
+    if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
+        raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
     _require_precision(str(config["precision"]), str(config["accelerator"]))
     if config.get("profiler") is None:
         config = {**config, "profiler": NoProfiler()}
     try:
-        trainer: pl.Trainer = build(
-            config, "trainer", plugins=[AtomicCheckpointIO()], default_root_dir=str(run_dir), **arguments
-        )
+        trainer: pl.Trainer = build(config, "trainer", plugins=_plugins(), default_root_dir=str(run_dir), **arguments)
     except UserError as error:
         if not isinstance(error.__cause__, InstantiationException):
             raise
         raise UserError(f"{error}; {_machine()}") from error
+    if config.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false")
     return trainer
+
+
+def _plugins() -> list[Any]:
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
+        return [AtomicCheckpointIO()]
+    try:
+        # a requeued job goes on by resume=...; Lightning's own way has another signal and another checkpoint
+        return [AtomicCheckpointIO(), SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:
+        raise UserError(f"SLURM: {error}") from error
 
 
 def _all(settings: dict[str, Any], section: str) -> list[Any]:

@@ -31,12 +31,15 @@ def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.ya
     made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     if given:
         run_dir = Path(config.run_dir)
-        if not resuming and on_main_process() and (run_dir / "config.yaml").exists():
-            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if started := _started_beside_others():
+            raise UserError(f"{started} and -m: leave out {started}, as each job then starts its own processes")
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     else:
-        run_dir = _agree_on(parent)
+        run_dir = _agree_on(parent, config.trainer.num_nodes)
+    # of several processes, all look before the first one writes it: that is when all have joined
+    if not resuming and (run_dir / "config.yaml").exists():
+        raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(run_dir)
     try:
@@ -49,16 +52,26 @@ def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.ya
                     folder.rmdir()
 
 
-def _agree_on(parent: Path) -> Path:
+def _started_beside_others() -> str | None:
+    """What started this process and others to take part in one run: torchrun or srun."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # wins over SLURM's variables, as it may run within a job
+        return "torchrun" if os.environ["WORLD_SIZE"] != "1" else None
+    return "srun" if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ else None
+
+
+def _agree_on(parent: Path, num_nodes: int) -> Path:
     """One new directory for all processes that were started beside each other.
 
-    Those of torchrun learn it over torchrun's own store, those of SLURM by the job's number; those that Lightning
-    starts are told by `own_processes`.
+    Those of torchrun learn it over torchrun's own store, those of SLURM by the number of the job and its step; those
+    that Lightning starts are told by `own_processes`.
     """
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+    started = _started_beside_others()
+    if started is None and num_nodes > 1:
+        raise UserError(f"trainer.num_nodes={num_nodes} needs processes on each node: start them with torchrun or srun")
+    if started is None:
         return new_run_dir(parent)
+    if started == "srun":
+        return parent / f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ.get('SLURM_STEP_ID', '0')}"
     store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if on_main_process():

@@ -94,6 +94,8 @@ def train(config: DictConfig) -> dict[str, float]:
         if settings["ema"] is not None:
             callbacks.insert(0, WeightAverage(settings["ema"]))
         trainer = build_trainer(settings, run_dir, extra_callbacks=callbacks)
+        if not settings["trainer"]["overfit_batches"]:
+            datamodule.require_batch(trainer.world_size)  # before other processes are started, which would say it again
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
         with own_processes(run_dir, resuming), _memory_told(settings, model):
