@@ -145,6 +145,7 @@ def test_data(damage: Callable[[Path], None], said: list[str], cwd: Path) -> Non
         ("init_from=none.ckpt", "init_from=none.ckpt does not exist"),
         ("resume=none", "resume=none does not exist"),
         ("resume=latest", "resume=latest: no run below logs"),
+        ("model=null", "model=null: there is no run without"),
         ("data.root=a(b", "data folder a(b does not exist"),
     ],
 )

@@ -143,6 +143,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 40 << 10], ids=["nothing", "too little for a checkpoint"])
 def test_full_disk(left: int, small_disk: Path, whole: Path, folder: Path, tmp_path: Path) -> None:
     """A clear message; the last good checkpoint opens, and the run goes on from it once there is room."""

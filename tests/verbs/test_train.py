@@ -31,8 +31,8 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_directory(trained: Path) -> None:
     assert trained.parent.name == "folder_cnn"
-    names = {path.name for path in trained.iterdir() if not path.name.startswith("events.out")}
-    assert names == {"checkpoints", "config.yaml", "metrics.csv", "metrics.json", "split.csv"}
+    names = {path.name for path in trained.iterdir() if not path.name.startswith(("events.out", "git_"))}
+    assert names == {"checkpoints", "config.yaml", "metrics.csv", "metrics.json", "split.csv", "starts.jsonl"}
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
@@ -119,7 +119,7 @@ def test_groups_by_a_regular_expression(pattern: str, folds: tuple[str, ...], fo
 def test_several_runs_in_one_second(folder: Path, tmp_path: Path) -> None:
     for _ in range(3):
         assert run("train", *FOLDER, f"data.root={folder}", "debug=limit", "name=quick", cwd=tmp_path).code == 0
-    assert len(runs(tmp_path / "logs" / "quick")) == 3
+    assert len(runs(tmp_path / "logs" / "debug" / "quick")) == 3
 
 
 def test_switches(folder: Path, tmp_path: Path) -> None:

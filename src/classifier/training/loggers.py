@@ -101,8 +101,9 @@ class EpochCSVLogger(Logger):
         self._write(self.rows)
 
     def log_epoch(self, trainer: pl.Trainer) -> None:
-        """Log what Lightning will log at the end of this epoch, which it does behind the callbacks."""
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name[-5:] != "_step"}
+        """Log the training metrics of this epoch, which Lightning does behind the callbacks alone."""
+        known = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        metrics = {name: value for name, value in known.items() if name[:6] == "train/" and name[-5:] != "_step"}
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
         self.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)
 
