@@ -9,7 +9,7 @@ import pytest
 from tests.verbs.command import QUICK, finish, start
 
 JOBS = 50
-# each job holds 8 MB of weights (and gradients and optimiser state), and 6 MB of images
+# each job holds 8 MB of weights, as many of gradients, twice as many of optimiser state; and 6 MB of images
 HEAVY = ("model.widths=[4,8]", "model.head=avg", "model.hidden=[2000,1000]", "data.cache=ram", "data.cache_size=64")
 SHORT = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
 MB = 1 << 20
@@ -24,9 +24,8 @@ def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
     for job in (9, JOBS - 2):
         while process.poll() is None and not (tmp_path / "sweep" / str(job) / "metrics.json").exists():
             time.sleep(0.05)
-        assert process.poll() is None, finish(process)
+        assert process.poll() is None
         pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
         held[job] = int(pages) * 4096
     finish(process)
-    assert held[JOBS - 2] - held[9] < 120 * MB, held
-    print(held)
+    assert held[JOBS - 2] - held[9] < 80 * MB, held

@@ -151,7 +151,7 @@ def slurm(rank: int, port: int) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_slurm(folder: Path, tmp_path: Path) -> None:
-    """Two tasks of a job; started again in the same job, they do not write over the first run, and can go on with it."""
+    """Two tasks of a job; started again, they do not write over their first run, and can go on with it."""
     with socket.socket() as free:
         free.bind(("", 0))
         variables = [slurm(rank, free.getsockname()[1]) for rank in (0, 1)]

@@ -50,8 +50,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """The same global batches, draws and class weights, the last ones of an epoch too; sums in another order."""
     for number, (name, count) in enumerate((("blue", 40), ("red", 8))):
         generate.image_folder(tmp_path / "photos", [name], count, seed=100 * number)
-    same = ("model.drop_rate=0", "augment=none", "trainer.accumulate_grad_batches=2", "data.sampler=balanced", "data.root=photos",
-            "loss.class_weight=[0.5,2.0]", "loss.label_smoothing=0.1")  # fmt: skip
+    same = ("model.drop_rate=0", "augment=none", "trainer.accumulate_grad_batches=2", "data.sampler=balanced",
+            "data.root=photos", "loss.class_weight=[0.5,2.0]", "loss.label_smoothing=0.1")  # fmt: skip
     finish(start("train", *RUN, *same, "run_dir=two", cwd=tmp_path))
     finish(start("train", *RUN, *same, "trainer=cpu", "data.batch_size=8", "run_dir=one", cwd=tmp_path))
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")

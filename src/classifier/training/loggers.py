@@ -42,11 +42,22 @@ class RunTensorBoardLogger(TensorBoardLogger):
             # TensorBoard's graph is a trace, and torch calls tracing deprecated at each call
             warnings.simplefilter("ignore", FutureWarning)
             super().log_graph(model, input_array)
+        _forget_traced_classes()
         self._log_graph = False  # the test after the fit need not show it again
 
     @rank_zero_only
     def save(self) -> None:
         """Nothing beside the events: config.yaml has the hyper-parameters."""
+
+
+def _forget_traced_classes() -> None:
+    """Let go of the classes that a trace makes for each module, and torch keeps: in a sweep, they add up with each job.
+
+    Source: `clear_class_registry` of torch.testing._internal.jit_utils.
+    """
+    torch._C._jit_clear_class_registry()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

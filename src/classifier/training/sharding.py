@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from classifier.errors import UserError
 
 SHARDED = "sharded"  # trainer.strategy
-MIN_PARAMETERS = 1_000_000
+MIN_PARAMETERS = 1_000_000  # of a block that is gathered on its own
 
 
 class ShardedStrategy(ModelParallelStrategy):
