@@ -10,25 +10,24 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.config import folder_of, plain, stored_config
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.data.balance import balanced_class_weights
-from classifier.errors import UserError, did_you_mean, require_choice
-from classifier.evaluation.tables import rounded, write_json
+from classifier.errors import UserError, require_choice
+from classifier.evaluation.tables import write_json
 from classifier.files import full_disk_told
 from classifier.resuming import require_changeable
 from classifier.training.averaging import WeightAverage, require_average
-from classifier.training.checkpoint import RUN_KEY, init_from, read_checkpoint, require_same_model
+from classifier.training.checkpoint import read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import described, out_of_memory_told, smaller_batch
-from classifier.training.module import ImageClassifier, without_weights
-from classifier.training.network import require_image_size
+from classifier.training.module import ImageClassifier
 from classifier.training.saving import RunRecord
 from classifier.training.speed import speed_up
 from classifier.training.stopping import ending_on_sigterm
 from classifier.training.trainer import build_trainer
+from classifier.verbs.classifier import build_classifier
+from classifier.verbs.outcome import final_metrics, report
 from classifier.verbs.run import own_processes, run_directory
 from classifier.verbs.tune import CURVE, KINDS, tune
 
@@ -73,14 +72,7 @@ def train(config: DictConfig) -> dict[str, float]:
         if resuming and not last.exists():
             log.warning("%s has no checkpoint yet: it starts from the beginning", run_dir)
         ckpt_path = last if resuming and last.exists() else None
-        model = _build_model(settings, datamodule, new=ckpt_path is None)
-        require_image_size(model.network, model.preprocessing.channels, model.preprocessing.image_size)
-        for size in set(datamodule.augmentation.sizes.values()) - {model.preprocessing.image_size}:
-            require_image_size(model.network, model.preprocessing.channels, size, "use data.train_size=null")
-        _require_monitor(settings["monitor"], model, datamodule)
-        if settings["init_from"] is not None and ckpt_path is None:
-            log.info(init_from(model, Path(settings["init_from"])))
-        _warn_of_untrained_features(settings, model)
+        model = build_classifier(settings, datamodule, new=ckpt_path is None)
         if tuned is not None:
             with own_processes(run_dir, resuming), _memory_told(settings, model):
                 return tune(settings, model, datamodule, run_dir)
@@ -103,7 +95,7 @@ def train(config: DictConfig) -> dict[str, float]:
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
                 fit_seconds = time.monotonic() - started
-                metrics = _final_metrics(trainer, model, datamodule, run_dir, test=settings["test"])
+                metrics = final_metrics(trainer, model, datamodule, run_dir, test=settings["test"])
             except SystemExit as stop:
                 if trainer.is_global_zero:
                     log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
@@ -111,31 +103,8 @@ def train(config: DictConfig) -> dict[str, float]:
         metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
             write_json(run_dir / "metrics.json", metrics, "log_dir")
-            _report(run_dir, metrics)
+            report(run_dir, metrics)
     return metrics
-
-
-def _build_model(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
-    network = settings["model"] if new else without_weights(settings["model"])
-    pl.seed_everything(settings["seed"], verbose=False)
-    return ImageClassifier(
-        model=network,
-        classes=list(datamodule.classes),
-        preprocessing=datamodule.preprocessing.to_dict(),
-        optimizer=settings["optimizer"],
-        scheduler=settings["scheduler"],
-        finetune=settings["finetune"],
-        loss=_with_class_weights(settings, datamodule),
-        mix=settings["mix"],
-        seed=settings["seed"],
-        on_oom=settings["on_oom"],
-    )
-
-
-def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier) -> None:
-    sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
-    if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
-        log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
 
 
 def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractContextManager[None]:
@@ -147,17 +116,6 @@ def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractCo
     return out_of_memory_told(described(batch_size, model.preprocessing.image_size, trainer["precision"]), advice)
 
 
-def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
-    """The section `loss` with `none` and `balanced` in numbers."""
-    weights = settings["loss"]["class_weight"]
-    if weights == "balanced":
-        labels = datamodule.samples.labels[datamodule.rows("train")]
-        weights = balanced_class_weights(labels, datamodule.num_classes)
-        if settings["data"]["sampler"] == "balanced":
-            log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes are made up for twice")
-    return {**settings["loss"], "class_weight": None if weights == "none" else weights}
-
-
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
     epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -166,16 +124,6 @@ def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None
         raise UserError(f"{done} epochs are done already: use trainer.max_epochs={done + 1} or more")
     if limit is not None and done == limit:
         log.info("all %d epochs are done: use trainer.max_epochs=... to go further", limit)
-
-
-def _require_monitor(monitor: str, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
-    if monitor not in model.metric_names:
-        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
-    if monitor.startswith("val/") and "val" not in datamodule.split:
-        raise UserError(
-            f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
-            "or monitor=train/loss mode=min"
-        )
 
 
 def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
@@ -189,39 +137,8 @@ def _log_hyperparameters(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
             logger.log_run({key: value for key, value in shown.items() if value is not None}, metrics)
 
 
-def _final_metrics(
-    trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path, test: bool
-) -> dict[str, float]:
-    """The metrics of the best checkpoint, or else of the last: those it holds, and its test."""
-    checkpoint = trainer.checkpoint_callback
-    best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
-    last = run_dir / "checkpoints" / "last.ckpt"
-    if not best and last.is_file():
-        log.warning("no checkpoint was kept as the best: these are the metrics of %s", last)
-        best = str(last)
-    # not `current_epoch`, which a run that was resumed behind its last epoch has not counted up
-    done = trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
-    progress = {"epoch": done, "global_step": trainer.global_step}
-    values = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    if best:
-        values = read_checkpoint(Path(best))[RUN_KEY]["metrics"]
-    if test and "test" in datamodule.split:
-        trainer.test(model, datamodule=datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
-        values |= {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    elif test:
-        log.warning("%s has no test part: nothing was tested", datamodule.source.root)
-    return {**rounded(values), **progress}
-
-
 def _announce(trainer: pl.Trainer, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     parts = ", ".join(f"{len(rows)} {name}" for name, rows in datamodule.split.items())
     log.info("%s: %s images of %d classes", datamodule.source.root, parts, datamodule.num_classes)
     device = trainer.strategy.root_device.type
     log.info("%s on %s x %d, precision %s", type(model.network).__name__, device, trainer.world_size, trainer.precision)
-
-
-def _report(run_dir: Path, metrics: dict[str, float]) -> None:
-    shown = [name for name in ("val/acc", "val/loss", "test/acc", "test/loss", "test/f1") if name in metrics]
-    for split in ("val/", "test/"):
-        log.info("%s", "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name.startswith(split)))
-    log.info("%s", run_dir)

@@ -1,0 +1,83 @@
+"""A config and its data -> the classifier to train."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from classifier.data import ClassificationDataModule
+from classifier.data.balance import balanced_class_weights
+from classifier.errors import UserError, did_you_mean
+from classifier.training.checkpoint import init_from
+from classifier.training.module import ImageClassifier, without_weights
+from classifier.training.network import require_image_size
+
+log = logging.getLogger(__name__)
+
+
+def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
+    """Build what a run trains, with all that can be refused before its first step.
+
+    Args:
+        settings: The resolved config.
+        datamodule: Set up.
+        new: Whether the weights are those that the config names; else a checkpoint brings them.
+
+    Raises:
+        UserError: The config does not fit together.
+    """
+    model = _build(settings, datamodule, new)
+    channels, image_size = model.preprocessing.channels, model.preprocessing.image_size
+    require_image_size(model.network, channels, image_size)
+    for size in set(datamodule.augmentation.sizes.values()) - {image_size}:
+        require_image_size(model.network, channels, size, "use data.train_size=null")
+    _require_monitor(settings["monitor"], model, datamodule)
+    if settings["init_from"] is not None and new:
+        log.info(init_from(model, Path(settings["init_from"])))
+    _warn_of_untrained_features(settings, model)
+    return model
+
+
+def _build(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
+    network = settings["model"] if new else without_weights(settings["model"])
+    pl.seed_everything(settings["seed"], verbose=False)
+    return ImageClassifier(
+        model=network,
+        classes=list(datamodule.classes),
+        preprocessing=datamodule.preprocessing.to_dict(),
+        optimizer=settings["optimizer"],
+        scheduler=settings["scheduler"],
+        finetune=settings["finetune"],
+        loss=_with_class_weights(settings, datamodule),
+        mix=settings["mix"],
+        seed=settings["seed"],
+        on_oom=settings["on_oom"],
+    )
+
+
+def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
+    """The section `loss` with `none` and `balanced` in numbers."""
+    weights = settings["loss"]["class_weight"]
+    if weights == "balanced":
+        labels = datamodule.samples.labels[datamodule.rows("train")]
+        weights = balanced_class_weights(labels, datamodule.num_classes)
+        if settings["data"]["sampler"] == "balanced":
+            log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes are made up for twice")
+    return {**settings["loss"], "class_weight": None if weights == "none" else weights}
+
+
+def _require_monitor(monitor: str, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
+    if monitor not in model.metric_names:
+        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
+    if monitor.startswith("val/") and "val" not in datamodule.split:
+        raise UserError(
+            f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
+            "or monitor=train/loss mode=min"
+        )
+
+
+def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier) -> None:
+    sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
+    if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
+        log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
