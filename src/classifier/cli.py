@@ -262,6 +262,7 @@ def _near_key(wrong: str, known: list[str]) -> str:
     last = wrong.rpartition(".")[2]
     same = [key for key in known if key.rpartition(".")[2] == last]
     same = same or [key for key in known if last in key.rpartition(".")[2].split("_")]
+    same.sort(key=lambda key: not key.startswith("trainer."))  # whose epochs and steps are mostly meant
     return f"did you mean {' or '.join(same[:3])}?" if same else did_you_mean(wrong, known)
 
 
