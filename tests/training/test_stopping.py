@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from classifier.training.callbacks import EpochProgressBar
-from classifier.training.policy import LastCheckpoint
+from classifier.training.last_checkpoint import LastCheckpoint
 from classifier.training.stopping import RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
 
