@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from classifier.errors import UserError
 from classifier.training import ImageClassifier
 from classifier.training.finetune import FineTuning
-from classifier.training.policy import LastCheckpoint
+from classifier.training.last_checkpoint import LastCheckpoint
 from tests.training import runs
 
 # three stages and a head with dropout

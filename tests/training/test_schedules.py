@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from classifier.errors import UserError
-from classifier.training.policy import LastCheckpoint
+from classifier.training.last_checkpoint import LastCheckpoint
 from classifier.training.schedules import RunLength, build_scheduler, forget_length, run_length
 from tests.training import runs
 

@@ -1,6 +1,6 @@
 """Writing checkpoints: whole or not at all, and with all that eval, predict and resume need.
 
-When they are written is in `policy`, reading them in `checkpoint`.
+When they are written is in `policy` and `last_checkpoint`, reading them in `checkpoint`.
 """
 
 import os
