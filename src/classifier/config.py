@@ -50,7 +50,10 @@ def offer_stored(config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """
     store = ConfigStore.instance()
     for group in GROUPS:
-        store.store(group=group, name=STORED, node=config.get(group))
+        if (section := config.get(group)) is not None:
+            store.store(group=group, name=STORED, node=section)
+        else:  # nor that of another run that was offered before
+            store.repo.get(group, {}).pop(f"{STORED}.yaml", None)
     store.store(group="run", name=STORED, node=dict(run), package="_global_")
 
 
