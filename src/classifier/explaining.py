@@ -45,7 +45,7 @@ def explain(error: Exception, verb: str) -> str:
 def _near_key(wrong: str, known: list[str]) -> str:
     """`optimizer.lr` for `lr`, `trainer.max_epochs` for `epochs`; else what is spelt alike."""
     last = wrong.rpartition(".")[2]
-    same = [key for key in known if key.rpartition(".")[2] == last]
+    same = [key for key in known if key.rpartition(".")[2] == last and key != wrong]
     same = same or [key for key in known if last in key.rpartition(".")[2].split("_")]
     same.sort(key=lambda key: not key.startswith("trainer."))  # whose epochs and steps are mostly meant
     return f"did you mean {' or '.join(same[:3])}?" if same else did_you_mean(wrong, known)

@@ -101,3 +101,12 @@ def test_run_writes_curves_and_graph_into_the_run_directory_itself(tmp_path: Pat
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["graph"]
     assert [scalar.step for scalar in events.Scalars("val/loss")] == [2, 5]
+
+
+@pytest.mark.parametrize(("every", "batches", "points"), [(50, 12, 4), (2, 12, 6), (50, 3, 3)])
+def test_a_small_data_set_has_curves_too(every: int, batches: int, points: int, tmp_path: Path) -> None:
+    logger = RunTensorBoardLogger(str(tmp_path), log_graph=False)
+    trainer = runs.trainer(tmp_path, max_epochs=1, logger=logger, log_every_n_steps=every)
+    trainer.fit(runs.make_classifier(), runs.loader(count=4 * batches))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert len(events.Scalars("train/loss_step")) == points

@@ -103,7 +103,6 @@ def test_auto_is_for_one_run_and_the_same_weights(cwd: Path) -> None:
         "data.val_fraction=0.3",
         "data.image_size=64",
         "data.sampler=balanced",
-        "augment=light",
         "seed=3",
         "monitor=val/loss",
         "callbacks.best.mode=min",

@@ -122,6 +122,9 @@ class ImageClassifier(pl.LightningModule):
             require_divisible(self.trainer)
 
     def on_train_start(self) -> None:
+        trainer = self.trainer
+        # curves of a small data set, too
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, math.ceil(trainer.num_training_batches / 5))  # type: ignore[attr-defined]
         self.finetuning.begin_epoch(self.trainer)  # a resumed run may be in any
 
     def on_train_epoch_start(self) -> None:
