@@ -75,7 +75,9 @@ class BareLoop:
         self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD).to(self.device)
         self.network = network.to(self.device)
         self.bf16 = bf16
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
+        self.optimizer = torch.optim.SGD(  # as configs/optimizer/sgd.yaml
+            network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=0.0001, fused=True
+        )
 
     def train(self, batches: Iterable[Batch]) -> int:
         """Number of images; with the device done."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -18,7 +19,9 @@ from torch.utils.data import DataLoader
 from classifier.benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case, wait
 from classifier.config import CONFIG_DIR, plain
 from classifier.data.dataset import Batch
+from classifier.training.finetune import FineTuning
 from classifier.training.module import ImageClassifier
+from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 
 WARM_UP = 2  # turns that do not count
@@ -118,8 +121,18 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
             scheduler=settings["scheduler"],
         )
         model.network = case.build()
-        alternation = TakeTurns(BareLoop(case.build()), [batches[number % 2] for number in range(steps)])
+        model.finetuning = FineTuning(model.network)  # whose parameters the optimiser takes
+        speed_up(model.network, **settings["speed"])
+        network = case.build().to(memory_format=torch.channels_last)
+        alternation = TakeTurns(BareLoop(network), [batches[number % 2] for number in range(steps)])
         trainer = build_trainer(settings, Path(folder), [alternation])
         loader = DataLoader([batches[number % 2] for number in range(epoch)], batch_size=None)  # type: ignore[var-annotated,arg-type]
         trainer.fit(model, loader)
+        _require_trained(model, case)
     return alternation.turns
+
+
+def _require_trained(model: ImageClassifier, case: Case) -> None:
+    """The figures would be of something else, had the run's optimiser left its network alone."""
+    for trained, new in zip(model.network.parameters(), case.build().parameters(), strict=True):
+        assert not torch.equal(trained.cpu(), new), "a parameter was not trained"

@@ -88,10 +88,14 @@ class EpochAugmentation:
         """How images are read in an epoch, counted from 0."""
         return self.by_start[max(start for start in self.by_start if start <= epoch)]
 
-    def hold_largest(self) -> None:
-        """Read images in every epoch as in the one whose images are largest."""
-        largest = max(self.sizes, key=lambda epoch: math.prod(self.sizes[epoch]))
-        self.sizes, self.by_start = {0: self.sizes[largest]}, {0: self.by_start[largest]}
+    @property
+    def largest(self) -> int:
+        """The first epoch of the largest images."""
+        return max(self.sizes, key=lambda epoch: math.prod(self.sizes[epoch]))
+
+    def hold(self, epoch: int) -> None:
+        """Read images in every epoch as from this one on, one of `sizes`."""
+        self.sizes, self.by_start = {0: self.sizes[epoch]}, {0: self.by_start[epoch]}
 
 
 def _require_kept(augmentation: Augmentation, size: Size) -> None:

@@ -70,6 +70,10 @@ class FineTuning:
             return self.most
         return min(self.most, 1 + (epoch - self.head_epochs) // self.stage_epochs)
 
+    def stay(self, stages: int) -> None:
+        """Train so many stages in every epoch."""
+        self.most, self.head_epochs, self.stage_epochs = stages, 0, 0
+
     def prepare(self, trainer: pl.Trainer) -> None:
         """Freeze what the first epoch does not train, before the strategy takes the model over.
 

@@ -123,8 +123,9 @@ class ImageClassifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         trainer = self.trainer
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         # curves of a small data set, too
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, math.ceil(trainer.num_training_batches / 5))  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, math.ceil(steps / 5))  # type: ignore[attr-defined]
         self.finetuning.begin_epoch(self.trainer)  # a resumed run may be in any
 
     def on_train_epoch_start(self) -> None:
@@ -217,6 +218,12 @@ class ImageClassifier(pl.LightningModule):
         for name, value in results.items():
             # the counts are summed over processes already
             self.log(f"{split}/{name}", value.float(), sync_dist=False)
+
+    def train_results(self) -> dict[str, float]:
+        """Loss and accuracy of the epoch so far, over all processes; nothing at its end, when they are logged."""
+        if self.train_metrics.count == 0:
+            return {}
+        return {f"train/{name}": value.float().item() for name, value in self.train_metrics.compute().items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.train_metrics.sync_context():  # summed over processes

@@ -64,6 +64,7 @@ class BestCheckpoint(RunCheckpoint):
             mode=mode,
             save_top_k=save_top_k,
             enable_version_counter=False,
+            save_on_train_epoch_end=monitor.startswith("train/") or None,  # None: where validation ends, if any
         )
         self.from_epoch = from_epoch
 

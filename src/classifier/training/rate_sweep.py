@@ -51,12 +51,11 @@ class RateSweep(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        # Lightning has divided it, for the sum of the gradients
-        self._of_step.append(outputs["loss"] * trainer.accumulate_grad_batches)
+        self._of_step.append(outputs["loss"])  # its share of the step's mean
         step = len(self.losses)
         if trainer.global_step == step:
             return  # it has more batches to accumulate
-        loss = trainer.strategy.reduce(torch.stack(self._of_step).mean(), reduce_op="mean").item()
+        loss = trainer.strategy.reduce(torch.stack(self._of_step).sum(), reduce_op="mean").item()
         self._of_step.clear()
         if not math.isfinite(loss):
             trainer.should_stop = True

@@ -19,6 +19,7 @@ from classifier.data.split_file import write_split
 from classifier.errors import UserError
 from classifier.files import replacing, whole_file
 from classifier.training.checkpoint import RUN_KEY
+from classifier.training.module import ImageClassifier
 from classifier.training.provenance import record_start, versions
 
 
@@ -92,4 +93,6 @@ class RunRecord(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if isinstance(pl_module, ImageClassifier):
+            metrics |= pl_module.train_results()  # what is logged of training is of the epoch before
         checkpoint[RUN_KEY] = {**self.record, "metrics": metrics}

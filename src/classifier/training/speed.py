@@ -30,6 +30,9 @@ class Compile(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         if not self.done:  # as it may be for the test after the fit
+            # each stage that finetune=gradual frees, and each data.train_size, is compiled anew; past the limit torch
+            # goes on without a word, and without what was compiled
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
             pl_module.network.compile(mode=self.mode)
         self.done = True
 

@@ -111,6 +111,11 @@ class RunEarlyStopping(EarlyStopping):
     (Lightning's trains an epoch more, with the patience of the checkpoint.)
     """
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.monitor.startswith("train/"):  # of the epoch, and not of one before it
+            self._check_on_train_epoch_end = True
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -32,7 +32,7 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     require_image_size(model.network, channels, image_size)
     for size in set(datamodule.augmentation.sizes.values()) - {image_size}:
         require_image_size(model.network, channels, size, "use data.train_size=null")
-    _require_monitor(settings["monitor"], model, datamodule)
+    _require_monitor(settings, model, datamodule)
     if settings["init_from"] is not None and new:
         log.info(init_from(model, Path(settings["init_from"])))
     _warn_of_untrained_features(settings, model)
@@ -67,13 +67,19 @@ def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationData
     return {**settings["loss"], "class_weight": None if weights == "none" else weights}
 
 
-def _require_monitor(monitor: str, model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
+def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
+    monitor = settings["monitor"]
     if monitor not in model.metric_names:
         raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
     if monitor.startswith("val/") and "val" not in datamodule.split:
         raise UserError(
             f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
             "or monitor=train/loss mode=min"
+        )
+    if monitor.startswith("val/") and settings["trainer"]["limit_val_batches"] == 0:
+        raise UserError(
+            f"monitor={monitor} needs validation, and trainer.limit_val_batches=0 does without: use monitor=train/loss "
+            "mode=min"
         )
 
 

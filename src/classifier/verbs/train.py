@@ -111,7 +111,9 @@ def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractCo
     """Have an out-of-memory error name the batch size to type."""
     batch_size, trainer = settings["data"]["batch_size"], settings["trainer"]
     advice = smaller_batch(batch_size, trainer["accumulate_grad_batches"])
-    if settings["on_oom"] == "raise":
+    if settings["resume"] is not None:
+        advice = "use on_oom=accumulate"
+    elif settings["on_oom"] == "raise":
         advice += ", or on_oom=accumulate"
     return out_of_memory_told(described(batch_size, model.preprocessing.image_size, trainer["precision"]), advice)
 

@@ -13,6 +13,7 @@ from classifier.data import ClassificationDataModule
 from classifier.errors import UserError
 from classifier.evaluation.figures import rate_figure
 from classifier.evaluation.tables import write_table
+from classifier.training.averaging import WeightAverage
 from classifier.training.host_memory import can_be_limited, limited_to_free_memory
 from classifier.training.memory import described, is_out_of_memory, same_effective_batch
 from classifier.training.module import ImageClassifier
@@ -52,6 +53,9 @@ def find_rate(
         UserError: The loss does not fall at any rate.
     """
     model.hparams["scheduler"] = None
+    # a sweep may take several epochs, and is of the first
+    model.finetuning.stay(model.finetuning.trained(0))
+    datamodule.augmentation.hold(0)
     sweep = RateSweep()
     trainer = _short_trainer(settings, run_dir, STEPS, [sweep])
     log.info("%d steps, from a rate of %g up to %g", STEPS, LOWEST, HIGHEST)
@@ -94,7 +98,9 @@ def find_batch_size(
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and not can_be_limited():
         raise UserError("tune=batch_size on a CPU needs Linux, which can limit the memory of a process")
-    datamodule.augmentation.hold_largest()
+    # the epoch that takes most
+    model.finetuning.stay(model.finetuning.most)
+    datamodule.augmentation.hold(datamodule.augmentation.largest)
     model.micro_batches = None  # what divides a batch would hide that it does not fit
     effective = settings["data"]["batch_size"] * settings["trainer"]["accumulate_grad_batches"]
     largest = 0
@@ -126,7 +132,8 @@ def _fits(
     datamodule.batch_size = size
     settings = {**settings, "trainer": {**settings["trainer"], "accumulate_grad_batches": 1}}
     try:
-        _short_trainer(settings, run_dir, TRIAL_STEPS).fit(model, datamodule=datamodule)
+        callbacks: list[pl.Callback] = [] if settings["ema"] is None else [WeightAverage(settings["ema"])]
+        _short_trainer(settings, run_dir, TRIAL_STEPS, callbacks).fit(model, datamodule=datamodule)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

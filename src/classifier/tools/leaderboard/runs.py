@@ -74,8 +74,7 @@ def _read(path: Path, name: str) -> Run:
     epochs = _epochs(path / "metrics.csv")
     final = path / "metrics.json"
     metrics = _numbers(json.loads(final.read_text(encoding="utf-8"))) if final.is_file() else {}
-    # one that was resumed to go further keeps its old metrics.json meanwhile
-    done = bool(metrics) and len(epochs) <= metrics.get("epoch", math.inf)
+    done = bool(metrics)  # a run that goes on has none
     if not done and epochs:
         rated = [epoch for epoch in epochs if monitor in epoch]
         best = (min if mode == "min" else max)(rated, key=lambda epoch: epoch[monitor]) if rated else epochs[-1]

@@ -31,6 +31,8 @@ def flat(config: Mapping[str, Any]) -> Settings:
                 add(f"{key}.{inner}", item)
 
     for key, value in config.items():
+        if key == "augment" and "augment" in config.get("data", {}):
+            continue  # it is in both, but in a run that was resumed
         if key not in PLACES:
             add(key, value)
     return settings
