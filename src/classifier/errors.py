@@ -50,7 +50,13 @@ def require_whole(key: str, value: Any, least: int, most: int | None = None, oth
         raise UserError(f"{key}={value} must be a whole number {limits}{otherwise}")
 
 
-def require_number(key: str, value: Any) -> None:
-    """Raise a UserError unless the value of `key` is a finite number."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{key}={value} must be a number")
+def require_number(
+    key: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise a UserError unless the value of `key` is a finite number within the limits."""
+    low, high = math.isfinite(least), math.isfinite(most)
+    limits = [("from" if high else "of at least", least), ("above", above), ("to" if low else "up to", most)]
+    told = [f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit)]
+    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or value < least or value <= above or value > most:
+        raise UserError(" ".join([f"{key}={value} must be a number", *told]))

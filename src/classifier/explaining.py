@@ -31,7 +31,10 @@ def explain(error: Exception, verb: str) -> str:
         return f"{key} is not set: type {key}=..."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option} does not exist: {did_you_mean(option, error.options)}"
+        near = did_you_mean(option, error.options)
+        # these have a way to name any of timm's
+        other = f" or {group}=timm {group}.name={option}" if group in ("model", "optimizer") else ""
+        return f"{group}={option} does not exist: {near.removesuffix('?')}{other}{'?' if near.endswith('?') else ''}"
     if isinstance(error, OverrideParseException) and "=" not in str(error.override):
         return f"{error.override} has no value: type {error.override}=VALUE"
     if isinstance(error, OverrideParseException):

@@ -13,7 +13,7 @@ PATH_KEYS = ("ckpt_path", "resume", "init_from", "run_dir", "log_dir", "inputs",
 PATTERN_KEYS = ("data.group_pattern",)  # regular expressions, full of what the grammar has a meaning for
 BY_PART = ("data.annotations", "data.images")  # {train: PATH, val: PATH} too
 GROUP_OFF = r"(experiment|debug|scheduler|callbacks|logger)=null"
-GROUP_NEEDED = r"(data|augment|model|optimizer|trainer)=null"
+GROUP_NEEDED = r"(data|augment|model|finetune|optimizer|trainer|speed)=null"
 
 
 def argument(key: str) -> str | None:

@@ -40,7 +40,7 @@ class LastCheckpoint(RunCheckpoint):
         if every_n_train_steps is not None:
             require_whole("callbacks.last.every_n_train_steps", every_n_train_steps, 1, otherwise=", or null")
         if every_n_minutes is not None:
-            require_number("callbacks.last.every_n_minutes", every_n_minutes)
+            require_number("callbacks.last.every_n_minutes", every_n_minutes, above=0)
         super().__init__(dirpath=dirpath, filename=filename, save_top_k=save_top_k, enable_version_counter=False)
         self.every_n_steps = every_n_train_steps
         self.every_n_minutes = every_n_minutes

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from classifier.errors import UserError
+from classifier.errors import UserError, require_number
 
 
 class TrainingLoss(nn.Module):
@@ -29,8 +29,7 @@ class TrainingLoss(nn.Module):
         self, classes: Sequence[str], label_smoothing: float = 0.0, class_weight: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
-            raise UserError(f"loss.label_smoothing={label_smoothing} must be a number from 0 to 1")
+        require_number("loss.label_smoothing", label_smoothing, least=0, most=1)
         self.label_smoothing = label_smoothing
         if class_weight is not None:
             _require_weights(class_weight, classes)
@@ -70,8 +69,7 @@ class BatchMix(nn.Module):
         super().__init__()
         self.kinds: list[nn.Module] = []
         for name, kind, alpha in (("mixup", MixUp, mixup), ("cutmix", CutMix, cutmix)):
-            if not isinstance(alpha, (int, float)) or not 0 <= alpha < float("inf"):
-                raise UserError(f"mix.{name}={alpha} must be a number from 0 on")
+            require_number(f"mix.{name}", alpha, least=0)
             if alpha > 0:
                 self.kinds.append(kind(alpha=alpha, num_classes=num_classes))
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.data.dataset import Batch
 from classifier.data.transforms import Preprocessing
-from classifier.errors import require_choice
+from classifier.errors import UserError, require_choice
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
@@ -213,6 +213,11 @@ class ImageClassifier(pl.LightningModule):
 
     def _log_results(self, split: str, metrics: TrainMetrics) -> None:
         results = metrics.compute()
+        if split == "train" and results["loss"].isnan():
+            raise UserError(
+                f"the training loss became nan in epoch {self.current_epoch + 1}: use a lower optimizer.lr, a longer "
+                "scheduler.warmup_epochs or trainer.gradient_clip_val=1.0; trainer.detect_anomaly=true says where"
+            )
         metrics.reset()
         self.confusion = results.pop("confusion", self.confusion)
         for name, value in results.items():

@@ -8,7 +8,7 @@ from typing import Any
 import timm.optim
 from torch.optim import Optimizer
 
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError, did_you_mean, require_number
 from classifier.instantiate import build
 
 
@@ -18,6 +18,8 @@ def build_optimizer(config: Mapping[str, Any], groups: Sequence[dict[str, Any]])
     Raises:
         UserError: No such optimiser, or it does not take one of the arguments.
     """
+    if "lr" in config:
+        require_number("optimizer.lr", config["lr"], least=0)
     optimizer: Optimizer = build(config, "optimizer", list(groups))
     return optimizer
 

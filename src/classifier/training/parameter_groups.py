@@ -26,7 +26,8 @@ class ParameterGroups:
 
     def __init__(self, network: nn.Module, *, backbone_lr: float = 1.0, layer_decay: float | None = None) -> None:
         for key, value in (("backbone_lr", backbone_lr), ("layer_decay", 1.0 if layer_decay is None else layer_decay)):
-            require_number(f"finetune.{key}", value)
+            # a larger one would train the first layers faster than the head: another meaning is meant
+            require_number(f"finetune.{key}", value, most=1)
             if value <= 0:
                 raise UserError(f"finetune.{key}={value} must be more than 0: finetune=head trains the head alone")
         self.network = network

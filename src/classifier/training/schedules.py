@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from classifier.errors import UserError
+from classifier.errors import UserError, require_number
 from classifier.instantiate import build
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.
             "or scheduler=constant"
         )
     base = optimizer.defaults["lr"]
+    require_number("scheduler.min_lr", min_lr, least=0, most=base)
     floor = min_lr / base if base else 1.0
     warmup = _warmup_steps(length, warmup_epochs)
 
@@ -140,6 +141,8 @@ def step(
     warmup_epochs: float = 0.0,
 ) -> LRScheduler:
     """Times `gamma` every `every_epochs` epochs, after a linear warm-up (which counts as part of them)."""
+    require_number("scheduler.every_epochs", every_epochs, above=0)
+    require_number("scheduler.gamma", gamma, above=0, most=1)
     size = max(1, round(every_epochs * length.steps_per_epoch))
     warmup = _warmup_steps(length, warmup_epochs)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) * float(gamma) ** (step // size))
@@ -159,8 +162,7 @@ def plateau(
 
 
 def _warmup_steps(length: RunLength, epochs: float) -> int:
-    if epochs < 0:
-        raise UserError(f"scheduler.warmup_epochs={epochs} must not be negative")
+    require_number("scheduler.warmup_epochs", epochs, least=0)
     return int(min(round(epochs * length.steps_per_epoch), LONGEST_WARMUP * length.total_steps))
 
 

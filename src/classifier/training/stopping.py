@@ -115,6 +115,11 @@ class RunEarlyStopping(EarlyStopping):
         super().setup(trainer, pl_module, stage)
         if self.monitor.startswith("train/"):  # of the epoch, and not of one before it
             self._check_on_train_epoch_end = True
+        self.strict = False  # a run that ends before its first validation has nothing to stop for
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            log.info("early stopping (callbacks.early_stopping=null goes on): %s", self.stopping_reason_message)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

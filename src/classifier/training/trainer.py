@@ -1,6 +1,7 @@
 """A config -> Lightning's Trainer, with its refusals put into words."""
 
 import logging
+import re
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, Learning
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 
-from classifier.errors import UserError
+from classifier.errors import UserError, require_number, require_whole
 from classifier.instantiate import build
 from classifier.training.saving import AtomicCheckpointIO
 from classifier.training.sharding import SHARDED
@@ -29,6 +30,8 @@ NOISE = (
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*it is recommended to use `self.log.*",
+    ".*is not supported by the model summary.*",
+    ".*but have no `val_dataloader`.*",
     ".*predict returned None.*",
     ".*in eval mode at the start of training.*",
     ".*Total length of `list` across ranks is zero.*",
@@ -87,6 +90,7 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
         UserError: As `build_trainer`.
     """
     quiet()
+    _require_numbers(config)
     if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
         raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
     _require_precision(str(config["precision"]), str(config["accelerator"]))
@@ -97,10 +101,25 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
     except UserError as error:
         if not isinstance(error.__cause__, InstantiationException):
             raise
-        raise UserError(f"{error}; {_machine()}") from error
+        of_hardware = re.search("gpu|cuda|mps|device|accelerator", str(error), re.IGNORECASE)
+        raise UserError(f"{error}; {_machine()}" if of_hardware else str(error)) from error
     if config.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false")
     return trainer
+
+
+def _require_numbers(config: dict[str, Any]) -> None:
+    """Refuse what Lightning takes, and then trains nothing or ends in a traceback."""
+    if (epochs := config.get("max_epochs")) is not None and epochs != -1:
+        require_whole("trainer.max_epochs", epochs, 1, otherwise=", or -1 for no limit")
+    require_whole("trainer.accumulate_grad_batches", config.get("accumulate_grad_batches", 1), 1)
+    if config.get("limit_train_batches") == 0:
+        raise UserError("trainer.limit_train_batches=0 trains nothing: use a share of the batches, or a number")
+    if (clipping := config.get("gradient_clip_val")) is not None:
+        require_number("trainer.gradient_clip_val", clipping, least=0)
+    limit = config.get("max_time")
+    if limit is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(limit)):
+        raise UserError(f"trainer.max_time={limit} must be days, hours, minutes, seconds: trainer.max_time=00:00:30:00")
 
 
 def _plugins() -> list[Any]:

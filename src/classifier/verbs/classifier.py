@@ -35,7 +35,8 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     _require_monitor(settings, model, datamodule)
     if settings["init_from"] is not None and new:
         log.info(init_from(model, Path(settings["init_from"])))
-    _warn_of_untrained_features(settings, model)
+    if new:
+        _warn_of_freezing(settings, model)
     return model
 
 
@@ -70,7 +71,10 @@ def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationData
 def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     monitor = settings["monitor"]
     if monitor not in model.metric_names:
-        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(monitor, model.metric_names)}")
+        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(str(monitor), model.metric_names)}")
+    mode = "min" if monitor.endswith("loss") else "max"
+    if settings["mode"] != mode:
+        raise UserError(f"mode={settings['mode']} would keep the worst {monitor}: use mode={mode}")
     if monitor.startswith("val/") and "val" not in datamodule.split:
         raise UserError(
             f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
@@ -83,7 +87,15 @@ def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodul
         )
 
 
-def _warn_of_untrained_features(settings: dict[str, Any], model: ImageClassifier) -> None:
+def _warn_of_freezing(settings: dict[str, Any], model: ImageClassifier) -> None:
+    finetuning, epochs = model.finetuning, settings["trainer"]["max_epochs"]
+    if finetuning.trained(0) == len(finetuning.stages):
+        return
     sources = [settings["model"].get(key) for key in ("pretrained", "checkpoint_path")]
-    if model.finetuning.freezes and not any([*sources, settings["init_from"]]):
+    if not any([*sources, settings["init_from"]]):
         log.warning("finetune freezes features that nothing has trained: use model.pretrained=true, or init_from=...")
+    if finetuning.most > 0 and epochs is not None and 0 < epochs <= finetuning.head_epochs:
+        log.warning(
+            "the run ends before more than the head is trained: use finetune.head_epochs=%d or less, or more than "
+            "trainer.max_epochs=%d", epochs - 1, epochs
+        )  # fmt: skip

@@ -29,7 +29,9 @@ def final_metrics(
     progress = {"epoch": done, "global_step": trainer.global_step}
     values = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if best:
-        values = read_checkpoint(Path(best))[RUN_KEY]["metrics"]
+        kept = read_checkpoint(Path(best))
+        values = kept[RUN_KEY]["metrics"]
+        progress["best_epoch"] = kept["epoch"] + 1
     if test and "test" in datamodule.split:
         trainer.test(model, datamodule=datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
         values |= {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}

@@ -97,7 +97,7 @@ def train(config: DictConfig) -> dict[str, float]:
                 fit_seconds = time.monotonic() - started
                 metrics = final_metrics(trainer, model, datamodule, run_dir, test=settings["test"])
             except SystemExit as stop:
-                if trainer.is_global_zero:
+                if trainer.is_global_zero and (run_dir / "config.yaml").exists():  # else nothing is left of it
                     log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
                 sys.exit(INTERRUPTED if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
         metrics["fit_seconds"] = round(fit_seconds, 3)

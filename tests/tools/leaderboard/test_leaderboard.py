@@ -201,3 +201,9 @@ def test_a_hundred_runs_take_less_than_a_second(tmp_path: Path) -> None:
     )
     assert "3 of 100 runs" in done.stdout
     assert time.monotonic() - started < 3  # under a second on an idle machine
+
+
+def test_a_run_that_was_resumed_is_no_other_configuration() -> None:
+    new = {"seed": 0, "augment": {"crop": {"scale": [0.5, 1.0]}}, "data": {"augment": {"crop": {"scale": [0.5, 1.0]}}}}
+    resumed = {**new, "seed": 1, "augment": {}}
+    assert differing([flat(new), flat(resumed)]) == ["seed"]

@@ -19,7 +19,7 @@ from classifier.tools.leaderboard.runs import Run
 from classifier.tools.leaderboard.settings import ABSENT, Settings, differing
 
 SHOWN = ("test/acc", "test/f1", "val/acc", "val/loss")  # beside what is sorted by; --csv has all
-PROGRESS = ("epoch", "global_step", "fit_seconds")
+PROGRESS = ("epoch", "best_epoch", "global_step", "fit_seconds")
 NO_TERMINAL = 10_000  # columns: what reads a file can scroll
 
 
