@@ -64,9 +64,10 @@ def results(
 def table(title: str, lines: Sequence[Result]) -> Table:
     """A table for the terminal."""
     made = Table(title=title, title_justify="left")
-    for column in ("", "images/s", "x reference", "of full decode"):
+    limited = any(line.share_of_limit is not None for line in lines)
+    for column in ("", "images/s", "x reference", *(["of full decode"] if limited else [])):
         made.add_column(column, justify="right" if column else "left")
     for line in lines:
         share = "" if line.share_of_limit is None else f"{line.share_of_limit:.0%}"
-        made.add_row(line.name, f"{line.images_per_second:.1f}", f"{line.ratio:.2f}", share)
+        made.add_row(line.name, f"{line.images_per_second:.1f}", f"{line.ratio:.2f}", *([share] if limited else []))
     return made
