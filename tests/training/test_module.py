@@ -263,3 +263,27 @@ def test_endless_run_needs_an_end(tmp_path: Path) -> None:
     model = runs.make_classifier(scheduler={"_target_": f"{SCHEDULES}.cosine"})
     with pytest.raises(UserError, match=r"trainer\.max_epochs="):
         runs.trainer(tmp_path, max_epochs=-1).fit(model, runs.loader(), runs.loader())
+
+
+def test_a_loss_of_nan_ends_the_run(tmp_path: Path) -> None:
+    wild = {"_target_": "torch.optim.SGD", "lr": 1e30}
+    trainer = runs.trainer(tmp_path, max_epochs=3)
+    with pytest.raises(UserError, match=r"the training loss became nan in epoch \d: use a lower optimizer\.lr"):
+        trainer.fit(runs.make_classifier(optimizer=wild, model={**runs.CNN, "batch_norm": False}), runs.loader())
+
+
+def test_results_so_far_are_those_of_the_epoch_in_progress(tmp_path: Path) -> None:
+    found: list[dict[str, float]] = []
+
+    class Look(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            found.append(pl_module.train_results())
+
+        def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            found.append(pl_module.train_results())
+
+    trainer = runs.trainer(tmp_path, [Look()], max_epochs=1)
+    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items() if name in found[0]}
+    assert found == [logged, {}]
+    assert set(logged) == {"train/loss", "train/acc"}

@@ -99,7 +99,7 @@ def test_whether_weights_decay(config: dict[str, Any], expected: bool) -> None:
     [
         ({"_target_": "torch.optim.AdamWW"}, "AdamW"),
         ({"_target_": "no_such_package.SGD"}, "no_such_package"),
-        ({"_target_": "torch.optim.SGD", "lr": -1}, "learning rate: -1"),
+        ({"_target_": "torch.optim.SGD", "lr": -1}, "optimizer.lr=-1 must be a number of at least 0"),
         ({"_target_": "torch.optim.SGD", "lr": 0.1, "betas": [0.9, 0.99]}, "betas"),
         ({"lr": 0.1}, "optimizer._target_"),
         ({**TIMM, "name": "lamd"}, "lamb"),

@@ -242,7 +242,7 @@ class Steps(pl.Callback):
     [
         ({}, {}, [6, 12]),
         ({"every_n_train_steps": 4}, {}, [4, 6, 8, 12]),
-        ({"every_n_minutes": 0}, {}, [*range(1, 13)]),
+        ({"every_n_minutes": 1e-9}, {}, [*range(1, 13)]),
         ({"every_n_minutes": 60}, {}, [6, 12]),
         ({"every_n_train_steps": 1}, {"accumulate_grad_batches": 4}, [1, 2, 3, 4]),
         ({"every_n_train_steps": 5}, {"val_check_interval": 3}, [3, 5, 6, 9, 10, 12]),
@@ -320,6 +320,7 @@ def test_the_best_are_remembered_by_a_resume(folder: Path, tmp_path: Path) -> No
         (BestCheckpoint, {"monitor": "score", "mode": "max", "save_top_k": 0}, r"callbacks.best.save_top_k=0 must be"),
         (BestCheckpoint, {"monitor": "score", "mode": "max", "from_epoch": 0}, r"callbacks.best.from_epoch=0 must be"),
         (LastCheckpoint, {"every_n_train_steps": 0}, r"callbacks.last.every_n_train_steps=0 must be"),
+        (LastCheckpoint, {"every_n_minutes": 0}, r"callbacks.last.every_n_minutes=0 must be a number above 0"),
         (LastCheckpoint, {"every_n_minutes": "five"}, r"callbacks.last.every_n_minutes=five must be a number"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_each_start_is_a_line(repository: Path, tmp_path: Path) -> None:
     first, second = read_starts(tmp_path / "run")
     assert first["time"] <= second["time"]
     assert first["time"].endswith("+00:00")
-    assert "pytest" in first["command"]
+    assert first["command"].split()[0] == sys.orig_argv[0]
     assert first["versions"]["torch"] == torch.__version__
     assert first["machine"]["cores"] >= 1
     assert first["machine"].keys() == {"host", "system", "cores", "gpus"}

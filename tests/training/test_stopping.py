@@ -37,7 +37,10 @@ def fit(run_dir: Path, resume: bool = False, patience: int = 2, broken_from: int
 def test_a_run_that_stopped_early_does_not_go_on(
     broken_from: int, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert fit(tmp_path, broken_from=broken_from).global_step == steps
+    with caplog.at_level(logging.INFO, "classifier"):
+        assert fit(tmp_path, broken_from=broken_from).global_step == steps
+    assert "early stopping (callbacks.early_stopping=null goes on)" in caplog.text
+    caplog.clear()
     with caplog.at_level(logging.INFO, "classifier"):
         assert fit(tmp_path, resume=True, broken_from=broken_from).global_step == steps
     assert "early stopping has ended this run" in caplog.text

@@ -16,6 +16,7 @@ import torch
 from tests.verbs.command import QUICK, metrics, run, runs, start
 
 PREEMPTED = 143
+CLOCKED = ("train/images_per_second", "train/data_wait")
 # a checkpoint behind each of 150 steps: much of the time one is being written
 RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "model.hidden=[]", "augment=standard",
        "callbacks.early_stopping=null", "trainer.max_epochs=25", "trainer.val_check_interval=3",
@@ -25,12 +26,15 @@ RUN = ("experiment=folder_cnn", *QUICK, "model=simple_cnn", "model.hidden=[]", "
 def contents(run_dir: Path) -> dict[str, Any]:
     """All that a run leaves, but for times, places and versions."""
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "train_counts")
+    kept = ("state_dict", "lr_schedulers", "global_step", "epoch", "train_counts")
     found = {key: state[key] for key in kept}
+    [optimizer] = state["optimizer_states"]
+    found["optimizer"] = optimizer["state"]
+    found["rates"] = [group["lr"] for group in optimizer["param_groups"]]
     found["metrics"] = {key: value for key, value in metrics(run_dir).items() if key != "fit_seconds"}
     with (run_dir / "metrics.csv").open() as file:
         found["epochs"] = [
-            {key: float(value) for key, value in row.items() if value and key != "train/images_per_second"}
+            {key: float(value) for key, value in row.items() if value and key not in CLOCKED}
             for row in csv.DictReader(file)
         ]
     for path in sorted((run_dir / "checkpoints").glob("best*")):

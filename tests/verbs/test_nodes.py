@@ -79,7 +79,7 @@ def test_multirun_of_torchrun_is_refused(folder: Path, tmp_path: Path) -> None:
     command = torchrun(2, TRAIN, "-m", *EXACT, "trainer=ddp_sim", f"data.root={folder}", "seed=1,2")
     [(code, output)] = together([command], tmp_path, [{}])
     assert code != 0
-    assert "error: torchrun and -m: leave out torchrun" in output
+    assert "torchrun and -m: leave out torchrun" in output
 
 
 def test_several_nodes_need_a_launcher(folder: Path, tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
 def test_shards_learn_what_copies_do(folder: Path, tmp_path: Path) -> None:
     """And their checkpoints are those of one process: to evaluate, and to go on from with or without shards."""
     network = ("model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false", "augment=none")
-    same = (*RUN, *network, f"data.root={folder}", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=1")
+    same = (*RUN, *network, f"data.root={folder}", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=1",
+            "speed.channels_last=false")  # fmt: skip
     finish(start("train", *same, "run_dir=copies", cwd=tmp_path))
     finish(start("train", *same, "trainer.strategy=sharded", "run_dir=shards", cwd=tmp_path))
     require_equal(tmp_path / "copies", tmp_path / "shards")
@@ -135,7 +136,9 @@ def test_sync_batchnorm_needs_gpus(folder: Path, tmp_path: Path) -> None:
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_what_sharding_does_not_do(key: str, found: str, folder: Path, tmp_path: Path) -> None:
-    done = run("train", *RUN, "trainer.strategy=sharded", key, f"data.root={folder}", cwd=tmp_path)
+    done = run(
+        "train", *RUN, "trainer.strategy=sharded", "speed.channels_last=false", key, f"data.root={folder}", cwd=tmp_path
+    )
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert found in done.err

@@ -42,13 +42,22 @@ def test_run_directory(trained: Path) -> None:
 def test_metrics_files(trained: Path) -> None:
     found = metrics(trained)
     expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")}
-    assert set(found) == expected | {"val/f1", "test/f1", "epoch", "global_step", "fit_seconds"}
+    assert set(found) == expected | {"val/f1", "test/f1", "epoch", "best_epoch", "global_step", "fit_seconds"}
     assert found["epoch"] == 2
     assert found["global_step"] == 2 * 6  # 42 images in batches of 8
     with (trained / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows[:2]] == ["0", "1"]
     assert all(row["train/loss"] and row["val/acc"] and row["train/images_per_second"] for row in rows[:2])
+    best = rows[int(found["best_epoch"]) - 1]  # of training too, not of the epoch before
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert float(best[name]) == pytest.approx(found[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(("speed", "precision"), [("fast", "bf16-mixed"), ("default", "32-true")])
+def test_speed_is_chosen_for_an_evaluation_too(speed: str, precision: str, trained: Path) -> None:
+    shown = run("eval", f"ckpt_path={trained}", f"speed={speed}", "--cfg", "job", cwd=trained)
+    assert f"precision: {precision}" in shown.out
 
 
 def test_checkpoint_is_self_contained(trained: Path) -> None:

@@ -76,7 +76,7 @@ class BareLoop:
         self.network = network.to(self.device)
         self.bf16 = bf16
         self.optimizer = torch.optim.SGD(  # as configs/optimizer/sgd.yaml
-            network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=0.0001, fused=True
+            network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=0.0001
         )
 
     def train(self, batches: Iterable[Batch]) -> int:

@@ -226,9 +226,12 @@ class ImageClassifier(pl.LightningModule):
 
     def train_results(self) -> dict[str, float]:
         """Loss and accuracy of the epoch so far, over all processes; nothing at its end, when they are logged."""
-        if self.train_metrics.count == 0:
-            return {}
-        return {f"train/{name}": value.float().item() for name, value in self.train_metrics.compute().items()}
+        metrics = self.train_metrics
+        with metrics.sync_context():  # always, as after a resume the first process alone has counts
+            if metrics.count == 0:
+                return {}
+            loss, acc = metrics.loss_sum / metrics.count, metrics.correct / metrics.count
+            return {"train/loss": loss.float().item(), "train/acc": acc.item()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.train_metrics.sync_context():  # summed over processes

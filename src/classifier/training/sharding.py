@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -48,7 +47,6 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
             f"trainer.strategy={SHARDED} is for networks without BatchNorm, and {type(network).__name__} has it: "
             "use trainer=ddp"
         )
-    network.to(memory_format=torch.contiguous_format)  # what divides parameters refuses channels_last
     _shard_blocks(network, mesh)
     fully_shard(network, mesh=mesh)
 

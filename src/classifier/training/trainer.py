@@ -63,6 +63,8 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
         UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
     """
     _require_unscaling(settings)
+    if settings["trainer"]["strategy"] == SHARDED and settings["speed"]["channels_last"]:
+        raise UserError(f"trainer.strategy={SHARDED} divides weights in torch's order: use speed.channels_last=false")
     callbacks = _all(settings, "callbacks")
     if not settings["trainer"]["enable_progress_bar"]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
