@@ -17,7 +17,8 @@ CHANGEABLE = ("resume", "run_dir", "log_dir", "name", "test", "trainer.", "callb
 # but these would disagree with what the checkpoint holds: the length of an epoch, the scores of the best, and in memory
 # the order of the optimiser's state, which fused optimisers on a CPU do not look at
 FIXED = ("trainer.accumulate_grad_batches", "trainer.limit_train_batches", "trainer.overfit_batches",
-         "speed.channels_last", "callbacks.best.monitor", "callbacks.best.mode", "callbacks.best.save_top_k")  # fmt: skip
+         "speed.channels_last", "callbacks.best.monitor", "callbacks.best.mode",
+         "callbacks.best.save_top_k")  # fmt: skip
 
 
 def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
