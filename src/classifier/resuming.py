@@ -8,6 +8,7 @@ from classifier.config import find_runs, read_starts
 from classifier.errors import UserError
 from classifier.overrides import argument
 
+SHARDED = "sharded"  # see training.sharding
 # what acts on the rest of a run: where and for how long it trains, and what it shows; a part ending in . is a section
 CHANGEABLE = ("resume", "run_dir", "log_dir", "name", "test", "trainer.", "callbacks.", "logger.", "speed.",
               "finetune.", "loss.", "mix.", "ema", "on_oom", "data.train_size",
@@ -31,6 +32,13 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
     Raises:
         UserError: With the first such key.
     """
+    begun, goes_on = (str(config["trainer"]["strategy"]) for config in (stored, config))
+    if (begun == SHARDED) != (goes_on == SHARDED):
+        # Lightning finds the parameters of an optimiser's state by their order, which groups of them change
+        raise UserError(
+            f"trainer.strategy={goes_on}: this run began with {begun}, and its optimiser goes on with that alone; for "
+            "a new run from its weights, use init_from=... instead of resume"
+        )
     before, now = dict(_leaves(stored)), dict(_leaves(config))
     for key in {**now, **before}:
         may_change = key.startswith(CHANGEABLE) and not (key in now and key.startswith(FIXED))
