@@ -8,7 +8,7 @@ from classifier.config import find_runs, read_starts
 from classifier.errors import UserError
 from classifier.overrides import argument
 
-SHARDED = "sharded"  # see training.sharding
+SHARDED = "sharded"  # the trainer.strategy that training.sharding adds
 # what acts on the rest of a run: where and for how long it trains, and what it shows; a part ending in . is a section
 CHANGEABLE = ("resume", "run_dir", "log_dir", "name", "test", "trainer.", "callbacks.", "logger.", "speed.",
               "finetune.", "loss.", "mix.", "ema", "on_oom", "data.train_size",

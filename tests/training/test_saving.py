@@ -1,4 +1,3 @@
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import torch
 
 from classifier.errors import UserError
 from classifier.training.saving import AtomicCheckpointIO
+from tests.small_disk import mounted
 
 SMALL = {"weight": torch.arange(10)}
 LARGE = {"weight": torch.zeros(1 << 20)}  # 4 MiB
@@ -15,16 +15,8 @@ LARGE = {"weight": torch.zeros(1 << 20)}  # 4 MiB
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("this system has no mount")
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mounted(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def files(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.small_disk import mounted
 from tests.verbs.command import QUICK, metrics, run, runs, start
 
 PREEMPTED = 143
@@ -135,16 +136,8 @@ def test_preempted_before_it_trains(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("this system has no mount")
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mounted(tmp_path / "disk", "8m") as disk:
+        yield disk
 
 
 @pytest.mark.slow

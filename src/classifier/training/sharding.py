@@ -9,8 +9,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from classifier.errors import UserError
+from classifier.resuming import SHARDED
 
-SHARDED = "sharded"  # trainer.strategy
 MIN_PARAMETERS = 1_000_000  # of a block that is gathered on its own
 
 

@@ -1,6 +1,7 @@
 """The training run, from a config to metrics."""
 
 import logging
+import signal
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ from classifier.training.memory import described, out_of_memory_told, smaller_ba
 from classifier.training.module import ImageClassifier
 from classifier.training.saving import RunRecord
 from classifier.training.speed import speed_up
-from classifier.training.stopping import ending_on_sigterm
+from classifier.training.stopping import ending_on_sigterm, exit_code
 from classifier.training.trainer import build_trainer
 from classifier.verbs.classifier import build_classifier
 from classifier.verbs.outcome import final_metrics, report
@@ -32,8 +33,6 @@ from classifier.verbs.run import own_processes, run_directory
 from classifier.verbs.tune import CURVE, KINDS, tune
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED = 130  # exit code, as of a program that SIGINT ended
 
 
 @ending_on_sigterm()
@@ -99,7 +98,7 @@ def train(config: DictConfig) -> dict[str, float]:
             except SystemExit as stop:
                 if trainer.is_global_zero and (run_dir / "config.yaml").exists():  # else nothing is left of it
                     log.warning("stopped in epoch %d: go on with resume=%s", trainer.current_epoch + 1, run_dir)
-                sys.exit(INTERRUPTED if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
+                sys.exit(exit_code(signal.SIGINT) if stop.code == 1 else stop.code)  # 1: so Lightning ends on Ctrl-C
         metrics["fit_seconds"] = round(fit_seconds, 3)
         if trainer.is_global_zero:
             write_json(run_dir / "metrics.json", metrics, "log_dir")
