@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from classifier.benchmarks import checking, decoding, feeding, loading, memory, options, steps
+from benchmarks import checking, decoding, feeding, loading, memory, options, steps
 from classifier.training.trainer import quiet
 
 DATA_PARTS = ("decoding", "loading", "memory", "checking")

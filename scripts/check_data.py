@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def check(config: DictConfig) -> int:
-    from classifier.tools.check.data import check_data  # not at the top: `--help` does without torch
+    from classifier.tools.check_data import check_data  # not at the top: `--help` does without torch
 
     return check_data(config)
 

@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def crop(config: DictConfig) -> object:
-    from classifier.tools.crop import crop  # not at the top: `--help` does without torch
+    from classifier.tools.folders import crop  # not at the top: `--help` does without torch
 
     return crop(config)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from classifier.errors import UserError
-from classifier.tools.leaderboard.compare import compare
+from classifier.tools.leaderboard import compare
 
 WRONG_INPUT = 2  # exit code
 

@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def split(config: DictConfig) -> object:
-    from classifier.tools.split import split  # not at the top: `--help` does without torch
+    from classifier.tools.folders import split  # not at the top: `--help` does without torch
 
     return split(config)
 

@@ -23,7 +23,7 @@ from classifier.config import (
     run_dir_of,
     stored_config,
 )
-from classifier.data.settings import DataSettings
+from classifier.data.datamodule import DataSettings
 from classifier.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))

@@ -77,7 +77,7 @@ def _prepare_checkpoint(verb: str, log_dir: Path) -> None:
     path = argument("ckpt_path")
     if path is not None:
         found = find_checkpoint(path, log_dir)
-        from classifier.training.checkpoint import RUN_KEY, read_checkpoint
+        from classifier.training.checkpoints import RUN_KEY, read_checkpoint
 
         config = read_checkpoint(found)[RUN_KEY]["config"]
         # the precision of the training, on the devices of this machine

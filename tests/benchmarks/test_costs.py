@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from classifier.benchmarks import checking, memory
+from benchmarks import checking, memory
 from classifier.data import ImageFolderDataModule
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from classifier.benchmarks import feeding, options, steps
-from classifier.benchmarks.networks import NO_WEIGHT, SMALL_CNN, BareLoop, Case
+from benchmarks import feeding, options, steps
+from benchmarks.networks import NO_WEIGHT, SMALL_CNN, BareLoop, Case
 
 
 def test_run_and_bare_loop_take_the_same_number_of_turns() -> None:

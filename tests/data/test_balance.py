@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.data.balance import balanced_class_weights, require_sampler, training_weights
-from classifier.data.loader import EpochSampler
+from classifier.data.loader import EpochSampler, balanced_class_weights, require_sampler, training_weights
 from classifier.data.samples import Samples
 from classifier.errors import UserError
 

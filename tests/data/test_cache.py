@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from classifier.data import ImageFolderDataModule
-from classifier.data.cache import Cache, Shrunk
-from classifier.data.decode import decode
+from classifier.data.cache import Cache, PixelStore, Shrunk
+from classifier.data.image import decode
 from classifier.data.modules import AnnotationCropDataModule
-from classifier.data.pixels import PixelStore
 from classifier.errors import UserError
 from tests import generate
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.data.check_boxes import warn_of_outside
+from classifier.data.check import warn_of_outside
 from classifier.data.modules import AnnotationCropDataModule, TableDataModule
 
 

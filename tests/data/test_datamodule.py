@@ -9,7 +9,7 @@ from PIL import Image
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule, build_datamodule
 from classifier.data.modules import AnnotationCropDataModule, DigitsDataModule
-from classifier.data.split_file import write_split
+from classifier.data.split import write_split
 from classifier.errors import UserError
 from classifier.parallel import worker_count
 from tests import generate

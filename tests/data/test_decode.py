@@ -6,11 +6,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from classifier.data import jpeg
-from classifier.data.decode import INTERPOLATIONS, decode
+from classifier.data.image import INTERPOLATIONS, Box, Region, decode, upright_size
+from classifier.data.image import ImageError as DecodeError
 from classifier.data.jpeg import ORIENTATION_TAG
-from classifier.data.picture import Box, Region
-from classifier.data.stored import ImageError as DecodeError
-from classifier.data.upright import upright_size
 from tests.generate import picture, save
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.data.header import Header, scan
+from classifier.data.jpeg import Header, scan
 from tests.generate import picture, save
 
 

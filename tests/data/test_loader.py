@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier.data.dataset import ImageDataset
-from classifier.data.loader import EpochSampler, ResumableLoader, ShardSampler, outlive_signals
+from classifier.data.image_folder import FolderSource
+from classifier.data.loader import EpochSampler, ImageDataset, ResumableLoader, ShardSampler, outlive_signals
 from classifier.data.samples import Samples
-from classifier.data.sources.folder import FolderSource
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from classifier.data.samples import Samples
-from classifier.data.split import Splitting
-from classifier.data.split_file import read_split, write_split
+from classifier.data.split import Splitting, read_split, write_split
 from classifier.errors import UserError
 from tests.data.test_split import ROOT, parts, table
 

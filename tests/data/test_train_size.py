@@ -6,7 +6,7 @@ import torch
 
 from classifier.data import ImageFolderDataModule
 from classifier.data.loader import ResumableLoader
-from classifier.data.train_size import train_sizes
+from classifier.data.transforms import train_sizes
 from classifier.errors import UserError
 
 SHIFT = {"_target_": "torchvision.transforms.v2.RandomCrop", "size": 32}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from classifier.errors import UserError
-from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
+from classifier.evaluation.predictions import label_columns, rounded, top_labels, write_json, write_table
 
 
 @pytest.mark.parametrize(

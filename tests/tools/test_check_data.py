@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.benchmarks.photos import photo
-from classifier.data.decode import decode
+from benchmarks.photos import photo
+from classifier.data.image import Box, PillowImage, decode, everything
 from classifier.data.jpeg import ORIENTATION_TAG
-from classifier.data.picture import Box
 from classifier.data.samples import Samples
-from classifier.data.stored import PillowImage
 from classifier.data.transforms import Preprocessing
-from classifier.data.upright import everything
 from classifier.errors import UserError
 from classifier.parallel import worker_count
-from classifier.tools.check.duplicate_remarks import duplicate_remarks, near_duplicate_remarks
-from classifier.tools.check.image_facts import THUMBNAIL, facts_of
-from classifier.tools.check.image_remarks import Limits, image_remarks
-from classifier.tools.check.reading import read_all
-from classifier.tools.check.remarks import Kind
-from classifier.tools.check.report import write_report
+from classifier.tools.check_data import (
+    THUMBNAIL,
+    Kind,
+    Limits,
+    duplicate_remarks,
+    facts_of,
+    image_remarks,
+    near_duplicate_remarks,
+    read_all,
+    write_report,
+)
 from tests import generate
 from tests.data.test_header import png_header
 from tests.generate import save

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from classifier.data import AnnotationCropDataModule, ClassificationDataModule
+from classifier.data.image_folder import image_files
 from classifier.data.samples import Problem, Samples
-from classifier.data.sources.folder import image_files
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script
@@ -170,7 +170,7 @@ def test_stopped_by_ctrl_c(annotated: Path, tmp_path: Path, monkeypatch: pytest.
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classifier.tools.crop.decode", stop)
+    monkeypatch.setattr("classifier.tools.folders.decode", stop)
     result = run("crop", *boxes(annotated), cwd=tmp_path, folder="scripts")
     assert (result.code, result.err.splitlines()[-1]) == (130, "stopped")
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import DictConfig
 
 from classifier.errors import UserError
-from classifier.tools.keys import choice, flag, whole
+from classifier.tools.data import choice, flag, whole
 
 
 def test_what_fits_is_returned() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from classifier.tools.naming import LONGEST, distinct, safe_name
+from classifier.tools.folders import LONGEST, distinct, safe_name
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from classifier.benchmarks.photos import photo
-from classifier.tools.check.image_facts import THUMBNAIL, facts_of
-from classifier.tools.check.near_duplicates import near_duplicates, perceptual_hashes
+from benchmarks.photos import photo
+from classifier.tools.check_data import THUMBNAIL, facts_of
+from classifier.tools.near_duplicates import near_duplicates, perceptual_hashes
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_related_ones_are_not_compared() -> None:
 
 def test_many_that_are_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two resting cameras: of their pairs only a few are kept."""
-    monkeypatch.setattr("classifier.tools.check.near_duplicates.PAIRS", 1 << 18)  # in several blocks
+    monkeypatch.setattr("classifier.tools.near_duplicates.PAIRS", 1 << 18)  # in several blocks
     random = np.random.default_rng(3)
     scenes = thumbnails([photo(random, (120, 90)) for _ in range(2)]).astype(np.float64)
     frames = scenes[np.arange(1500) % 2] + random.normal(0, 1, (1500, THUMBNAIL, THUMBNAIL))

@@ -5,13 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.data.decode import decode
-from classifier.data.picture import Region
-from classifier.data.upright import everything, upright_box, upright_size
-from classifier.tools import lettering
-from classifier.tools.lettering import fitted, letters
-from classifier.tools.preview import choose, original
-from classifier.tools.sheet import CELL, GAP, LABEL, Row, draw_sheet, shown_size
+from classifier.data.image import Region, decode, everything, upright_box, upright_size
+from classifier.tools import preview as lettering
+from classifier.tools.preview import CELL, GAP, LABEL, Row, choose, draw_sheet, fitted, letters, original, shown_size
 from tests.generate import save
 from tests.tools.parts import refusal, script
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.data.sources.folder import image_files
+from classifier.data.image_folder import image_files
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from classifier.errors import UserError
 from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
+from classifier.training.checkpoints import RunCheckpoint
 from classifier.training.last_checkpoint import LastCheckpoint
 from classifier.training.module import ImageClassifier
-from classifier.training.policy import RunCheckpoint
 from tests.training import runs
 
 Weights = dict[str, torch.Tensor]

@@ -11,9 +11,7 @@ import torch
 
 from classifier.data import ImageFolderDataModule
 from classifier.errors import UserError
-from classifier.training.checkpoint import init_from, open_model, read_checkpoint
-from classifier.training.policy import RunCheckpoint
-from classifier.training.saving import RunRecord
+from classifier.training.checkpoints import RunCheckpoint, RunRecord, init_from, open_model, read_checkpoint
 from tests.training import runs
 
 CONFIG = {"seed": 0, "trainer": {"precision": "32-true"}}

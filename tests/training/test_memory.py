@@ -13,9 +13,9 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from classifier.errors import UserError
+from classifier.training.checkpoints import RunCheckpoint
 from classifier.training.memory import is_out_of_memory, same_effective_batch, smaller_batch
 from classifier.training.module import MICRO_BATCHES, ImageClassifier
-from classifier.training.policy import RunCheckpoint
 from tests.training import runs
 
 EXACT: dict[str, Any] = {**runs.CNN, "batch_norm": False, "drop_rate": 0.0}  # whose batches can be divided

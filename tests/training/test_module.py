@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.errors import UserError
 from classifier.seeding import seed_place
-from classifier.training.policy import RunCheckpoint
+from classifier.training.checkpoints import RunCheckpoint
 from tests.training import runs
 
 SCHEDULES = "classifier.training.schedules"

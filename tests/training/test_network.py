@@ -7,8 +7,7 @@ from torchvision.transforms import v2
 
 from classifier.errors import UserError
 from classifier.models import Normalize, SimpleCNN, timm_model
-from classifier.models.normalize import IMAGENET_MEAN, IMAGENET_STD
-from classifier.training.network import build_model, require_image_size
+from classifier.models.network import IMAGENET_MEAN, IMAGENET_STD, build_model, require_image_size
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [4]}
 VIT = {"_target_": "classifier.models.timm_model", "name": "vit_tiny_patch16_224", "pretrained": False}

@@ -13,9 +13,9 @@ import torch
 from classifier.data import ClassificationDataModule
 from classifier.data.modules import ImageFolderDataModule
 from classifier.errors import UserError
+from classifier.training.checkpoints import BestCheckpoint
 from classifier.training.last_checkpoint import LastCheckpoint
 from classifier.training.module import Batch
-from classifier.training.policy import BestCheckpoint
 from tests.training import runs
 
 DATA_SETTINGS: dict[str, Any] = {"image_size": 8, "channels": 1, "num_workers": 0, "batch_size": 8,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from classifier.training.console import ConsoleLogger
-from classifier.training.progress import RunProgressBar
+from classifier.training.callbacks import RunProgressBar
+from classifier.training.loggers import ConsoleLogger
 from tests.training import runs
 
 

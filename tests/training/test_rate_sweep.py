@@ -8,7 +8,7 @@ import torch
 from torch.optim import SGD, Optimizer
 
 from classifier.training.module import ImageClassifier
-from classifier.training.rate_sweep import HIGHEST, LOWEST, STEPS, RateSweep, suggestion
+from classifier.training.tuning import HIGHEST, LOWEST, STEPS, RateSweep, suggestion
 from tests.training import runs
 
 RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from classifier.errors import UserError
-from classifier.training.saving import AtomicCheckpointIO
+from classifier.training.checkpoints import AtomicCheckpointIO
 from tests.small_disk import mounted
 
 SMALL = {"weight": torch.arange(10)}

@@ -8,7 +8,7 @@ from torch import nn
 
 from classifier.errors import UserError
 from classifier.models import ResNet9, SimpleCNN
-from classifier.training.stages import head_parameters, stages
+from classifier.training.parameter_groups import head_parameters, stages
 
 
 def modules(names: set[str] | list[str]) -> set[str]:

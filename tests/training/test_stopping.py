@@ -7,8 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from classifier.training.callbacks import RunProgressBar
 from classifier.training.last_checkpoint import LastCheckpoint
-from classifier.training.progress import RunProgressBar
 from classifier.training.stopping import RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
 

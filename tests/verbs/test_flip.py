@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from classifier.training.checkpoint import open_model
+from classifier.training.checkpoints import open_model
 from tests import generate
 from tests.verbs.command import QUICK, metrics, run
 

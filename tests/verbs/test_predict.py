@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier.training.checkpoint import open_model
+from classifier.training.checkpoints import open_model
 from tests import generate
 from tests.verbs.command import QUICK, run, runs
 

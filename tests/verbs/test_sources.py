@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import generate
-from tests.data.sources import torchvision_layouts
+from tests.data import torchvision_layouts
 from tests.verbs.command import QUICK, metrics, run
 
 SOURCES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {

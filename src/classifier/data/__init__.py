@@ -1,7 +1,6 @@
 """Files on disk -> batches of uint8 images, integer labels and sample indices."""
 
-from classifier.data.build import build_datamodule
-from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.datamodule import ClassificationDataModule, build_datamodule
 from classifier.data.modules import (
     AnnotationCropDataModule,
     ArrayDataModule,

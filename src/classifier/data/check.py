@@ -1,28 +1,158 @@
 """Look at every file before the first epoch, so that all bad ones are known at once."""
 
+import hashlib
+import logging
 import os
 import struct
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import PIL
+from filelock import FileLock
 from PIL import Image
 
-from classifier.data.check_boxes import warn_of_outside
-from classifier.data.check_cache import Outcome, Stamp, shared_cache
-from classifier.data.decode import decode
-from classifier.data.header import PNG_END, scan
-from classifier.data.jpeg import END, TAIL
+from classifier.data.image import ImageError, decode, everything, image_problem
+from classifier.data.jpeg import END, PNG_END, TAIL, scan
 from classifier.data.samples import Problem, Samples, SizedStore
-from classifier.data.stored import ImageError, image_problem
-from classifier.data.upright import everything
 from classifier.errors import UserError, require_choice
+from classifier.files import replacing
 from classifier.parallel import parallel_map, worker_count
+
+log = logging.getLogger(__name__)
+
+
+OUTSIDE = 0.1  # of a box's side; less may be an annotator's slip
+MANY = 0.05  # of the boxes
+
+
+def warn_of_outside(boxes: np.ndarray, sizes: np.ndarray, margin: float) -> None:
+    """Say so where many boxes leave their images: x1, y1, x2, y2 taken for x, y, width, height does that.
+
+    Args:
+        boxes: int32 (N, 4) as (x1, y1, x2, y2).
+        sizes: int64 (N, 2), width and height of their images, in pixels.
+        margin: By which the boxes were grown on each side, as a fraction of their sides.
+    """
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    outside = np.maximum(-boxes[:, :2], boxes[:, 2:] - sizes) / sides
+    # of an object at the edge, its margin is outside
+    allowed = OUTSIDE + margin / (1 + 2 * margin)
+    count = int((outside.max(axis=1, initial=0) > allowed).sum())
+    if count > MANY * len(boxes):
+        log.warning(
+            "%d of %d boxes reach far over the edge of their image, and are cut there: are they x1, y1, x2, y2, or x, "
+            "y, width, height (data.box_format of a table)? scripts/preview.py draws them",
+            count,
+            len(boxes),
+        )
+
+
+FORMAT = 1  # of the file; one of another format is ignored
+
+
+class Stamp(NamedTuple):
+    """A file's length in bytes and time of change: while they stay, so does what was found."""
+
+    length: int
+    mtime_ns: int
+
+
+class Outcome(NamedTuple):
+    """Width and height in pixels, or the reason why the file cannot be used."""
+
+    width: int
+    height: int
+    reason: str = ""
+
+
+Known = dict[str, tuple[Stamp, Outcome]]
+"""What was found, by the path below the data's root."""
+
+
+@contextmanager
+def shared_cache(cache_dir: Path | None, root: Path, check: str) -> Iterator[Known]:
+    """What earlier checks of `root` found; what is added to it inside the block is kept.
+
+    One process of a machine is inside at a time, so that the others find what the first one did. Where nothing can
+    be kept, it begins empty and ends so: without a folder, with one that cannot be written, or with one inside the
+    data, which is read-only to us.
+    """
+    root = root.resolve()
+    if cache_dir is None or cache_dir.resolve().is_relative_to(root):
+        yield {}
+        return
+    # what one version of Pillow cannot read, another may
+    origin = f"{FORMAT} {PIL.__version__} {check} {root}"
+    digest = hashlib.sha256(f"{check} {root}".encode("utf-8", "surrogateescape")).hexdigest()
+    path = cache_dir / "check" / f"{digest[:16]}.npz"
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            _warn(path, error)
+            yield {}
+            return
+        known = _load(path, origin)
+        before = dict(known)
+        try:
+            yield known
+        finally:  # what was found before Ctrl-C, too
+            if known != before:
+                _save(path, origin, known)
+
+
+def _warn(path: Path, error: Exception) -> None:
+    log.warning("cannot write %s (%s): the next run will read every header again (data.cache_dir=...)", path, error)
+
+
+def _load(path: Path, origin: str) -> Known:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if _texts(arrays["origin"]) != [origin]:
+                return {}
+            paths, reasons = _texts(arrays["paths"]), _texts(arrays["reasons"])
+            rows = zip(paths, reasons, arrays["numbers"].tolist(), strict=True)
+            return {name: (Stamp(*row[:2]), Outcome(row[2], row[3], reason)) for name, reason, row in rows}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # a damaged archive raises many kinds, and is written anew
+        log.debug("%s is ignored (%s)", path, error)
+        return {}
+
+
+def _save(path: Path, origin: str, known: Known) -> None:
+    """Write the file, whole or not at all."""
+    numbers = [(*stamp, outcome.width, outcome.height) for stamp, outcome in known.values()]
+    arrays = {
+        "origin": _bytes([origin]),
+        "paths": _bytes(known),
+        "reasons": _bytes(outcome.reason.replace("\0", " ") for _, outcome in known.values()),
+        "numbers": np.array(numbers, dtype=np.int64).reshape(-1, 4),
+    }
+    try:
+        with replacing(path) as scratch, scratch.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        _warn(path, error)
+
+
+def _bytes(texts: Iterable[str]) -> np.ndarray:
+    # surrogateescape: a file name on Linux need not be valid UTF-8
+    return np.frombuffer("\0".join([*texts, ""]).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    return array.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+
 
 CHECKS = ("quick", "full", "none")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out

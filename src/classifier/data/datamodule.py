@@ -1,35 +1,70 @@
-"""The one LightningDataModule: a source, a split and a way to read images. What differs is the source."""
+"""A config -> a data module."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from classifier.data.balance import require_sampler, training_weights, warn_of_untrained
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
-from classifier.data.dataset import ImageDataset, Item, collate
 from classifier.data.loader import (
     EpochSampler,
+    ImageDataset,
+    Item,
     ResumableLoader,
     ShardSampler,
+    collate,
     outlive_signals,
+    require_sampler,
+    training_weights,
+    warn_of_untrained,
 )
-from classifier.data.samples import Problem, Samples
-from classifier.data.sources import Source
-from classifier.data.split import Split, Splitting, grouped
-from classifier.data.split_file import read_split
-from classifier.data.train_size import EpochAugmentation, sides, train_sizes
-from classifier.data.transforms import Preprocessing
+from classifier.data.samples import Problem, Samples, Source
+from classifier.data.split import Split, Splitting, grouped, read_split
+from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
 from classifier.errors import UserError, did_you_mean, require_choice, require_whole
+from classifier.instantiate import build, require_targets
 from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
+
+
+class DataSettings(TypedDict, total=False):
+    """What every data module takes beside its source; see `ClassificationDataModule`."""
+
+    image_size: int | Sequence[int]
+    train_size: int | Sequence[Any] | None
+    batch_size: int
+    num_workers: int | str
+    channels: int
+    resize: str
+    crop_pct: float
+    interpolation: str
+    augment: Mapping[str, Any] | None
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    split_file: str | None
+    fold: int | None
+    num_folds: int
+    limit_per_class: int | None
+    group_pattern: str | None
+    on_error: str
+    check: str
+    cache: str
+    cache_size: int | None
+    cache_dir: str
+    sampler: str
+    weights_file: str | None
+    drop_last: bool
+    seed: int
+    classes: Sequence[str] | None
 
 
 class ClassificationDataModule(pl.LightningDataModule):
@@ -312,3 +347,21 @@ class ClassificationDataModule(pl.LightningDataModule):
             "pin_memory": on_gpu,
             "worker_init_fn": outlive_signals,
         }
+
+
+DATA_ROOTS = ("classifier.data.", "torchvision.transforms.")
+
+
+def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:
+    """Instantiate a data module's config.
+
+    Raises:
+        UserError: The config does not fit the data module.
+    """
+    require_targets(settings, "data", DATA_ROOTS)
+    if not str(settings.get("_target_", "DataModule")).endswith("DataModule"):
+        raise UserError(f"data._target_={settings['_target_']} is no data module: name one of classifier.data")
+    if isinstance(settings.get("root"), str):  # ~ in a YAML file
+        settings = {**settings, "root": os.path.expanduser(settings["root"])}  # noqa: PTH111
+    datamodule: ClassificationDataModule = build(settings, "data", recursive=False, **arguments)
+    return datamodule

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.settings import DataSettings
-from classifier.data.sources.arrays import CACHE_DIR, ArraySource
-from classifier.data.sources.coco import CocoSource
-from classifier.data.sources.digits import DigitsSource
-from classifier.data.sources.folder import FolderSource
-from classifier.data.sources.stanford_dogs import URL, StanfordDogsSource
-from classifier.data.sources.table import TableSource
-from classifier.data.sources.torchvision_set import TorchvisionSource
-from classifier.data.sources.voc import VocSource
+from classifier.data.annotation_crop import VocSource
+from classifier.data.arrays import CACHE_DIR, ArraySource
+from classifier.data.coco import CocoSource
+from classifier.data.datamodule import ClassificationDataModule, DataSettings
+from classifier.data.digits import DigitsSource
+from classifier.data.image_folder import FolderSource
+from classifier.data.stanford_dogs import URL, StanfordDogsSource
+from classifier.data.table import TableSource
+from classifier.data.torchvision_set import TorchvisionSource
 
 
 class ImageFolderDataModule(ClassificationDataModule):

@@ -1,10 +1,12 @@
-"""A script's config -> the data as training divides it."""
+"""Keys of a script's config, checked where they are read."""
+
+from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.errors import UserError
+from classifier.errors import UserError, require_choice, require_flag, require_whole
 
 
 def open_data(config: DictConfig) -> ClassificationDataModule:
@@ -19,3 +21,22 @@ def open_data(config: DictConfig) -> ClassificationDataModule:
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
+
+
+def whole(config: DictConfig, key: str, least: int, most: int | None = None) -> int:
+    """The whole number at `key`."""
+    require_whole(key, config[key], least, most)
+    return int(config[key])
+
+
+def flag(config: DictConfig, key: str) -> bool:
+    """The truth value at `key`."""
+    require_flag(key, config[key])
+    return bool(config[key])
+
+
+def choice(config: DictConfig, key: str, options: Sequence[str]) -> str:
+    """The word at `key`, one of `options`."""
+    value = str(config[key])
+    require_choice(key, value, options)
+    return value

@@ -1,27 +1,167 @@
 """A look at the data: what the files hold, what evaluation sees of them, and what training makes of them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from omegaconf import DictConfig
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from classifier.data import ClassificationDataModule
-from classifier.data.dataset import ImageDataset
-from classifier.data.decode import decode
-from classifier.data.picture import Box, Picture
-from classifier.data.upright import everything, upright_box, upright_size
+from classifier.data.image import Box, Picture, decode, everything, upright_box, upright_size
+from classifier.data.loader import ImageDataset
 from classifier.errors import UserError
 from classifier.files import require_outside, whole_file
 from classifier.parallel import tracked
-from classifier.tools.data import open_data
-from classifier.tools.keys import whole
-from classifier.tools.sheet import Row, draw_sheet, shown_size
+from classifier.tools.data import open_data, whole
 
 log = logging.getLogger(__name__)
+
+
+ELLIPSIS = "…"
+# comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more
+FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
+
+
+def letters(text: str, size: int, *, bold: bool = False) -> tuple[str, ImageFont.FreeTypeFont]:
+    """`text` as it can be drawn, and the font to draw it with, `size` pixels high.
+
+    Where no font has a character, its number stands for it (\\u72ac) instead of an empty square.
+    """
+    # a name may hold line ends, and bytes that are no UTF-8
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    text = text.encode("utf-8", "backslashreplace").decode()
+    path = FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    wanted = {character for character in text if not _invisible(character)}
+    if not wanted <= _characters(path):
+        path = max((path, *_system_fonts()), key=lambda font: len(wanted & _characters(font)))
+    there = _characters(path)
+    shown = "".join(
+        character if character in there else "" if _invisible(character) else _number(character) for character in text
+    )
+    return shown, ImageFont.truetype(path, size)
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: float, *, keep_end: bool = False) -> str:
+    """`text`, or as much of it as fits `width` pixels, with an ellipsis in the place of its end (or its beginning)."""
+    if font.getlength(text) <= width:
+        return text
+
+    def cut(length: int) -> str:
+        return ELLIPSIS + text[len(text) - length :].lstrip() if keep_end else text[:length].rstrip() + ELLIPSIS
+
+    fitting = bisect_right(range(1, len(text)), width, key=lambda length: font.getlength(cut(length)))
+    return cut(fitting)
+
+
+def _invisible(character: str) -> bool:
+    """Joiners and variation selectors, which a font need not have."""
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+def _number(character: str) -> str:
+    return character.encode("ascii", "backslashreplace").decode()
+
+
+@lru_cache
+def _system_fonts() -> list[Path]:
+    return sorted(Path(path) for path in font_manager.findSystemFonts())
+
+
+@cache
+def _characters(font: Path) -> frozenset[str]:
+    """The characters that a font has; none where it is of no use at any size."""
+    try:
+        ImageFont.truetype(font, 12)  # bitmap fonts, as of emoji, refuse
+        return frozenset(map(chr, FT2Font(str(font)).get_charmap()))
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+CELL = 160  # pixels of the square that a picture is shown in
+GAP = 8
+BLOCK_GAP = 32
+HEAD = 30  # height of the column headings
+LABEL = 44  # height of a row's two lines of text
+SHAPE = 1.3  # width / height to aim for
+WHITE, CELL_COLOR, BLACK, GREY = (255, 255, 255), (238, 238, 238), (20, 20, 20), (110, 110, 110)
+
+
+class Row(NamedTuple):
+    """One sample: its pictures, each at most `CELL` pixels wide and high, and its lines of text."""
+
+    title: str
+    note: str
+    path: str
+    pictures: Sequence[Image.Image]
+
+
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height at which a picture fits a cell: small ones grow by a whole number, to square pixels."""
+    longest = max(width, height)
+    if longest <= CELL:
+        factor = CELL // longest
+        return width * factor, height * factor
+    scale = CELL / longest
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def draw_sheet(headings: Sequence[str], rows: Iterable[Row], count: int) -> Image.Image:
+    """Draw `count` rows, one after the other down the first block and then down the next.
+
+    Args:
+        headings: Of the columns; as many as each row has pictures.
+    """
+    block_width = len(headings) * (CELL + GAP) - GAP
+    row_height = LABEL + CELL + GAP
+    blocks = min(range(1, count + 1), key=lambda number: _misshape(number, count, block_width, row_height))
+    in_block = -(-count // blocks)
+    blocks = -(-count // in_block)
+    width = blocks * (block_width + BLOCK_GAP)
+    sheet = Image.new("RGB", (width, HEAD + in_block * row_height + BLOCK_GAP), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for block in range(blocks):
+        left = BLOCK_GAP // 2 + block * (block_width + BLOCK_GAP)
+        for column, heading in enumerate(headings):
+            text, font = letters(heading, 13)
+            middle = left + column * (CELL + GAP) + CELL / 2
+            draw.text((middle, HEAD / 2 + 6), fitted(text, font, CELL), GREY, font, anchor="mm")
+    for number, row in enumerate(rows):
+        block, place = divmod(number, in_block)
+        _draw_row(
+            sheet, row, BLOCK_GAP // 2 + block * (block_width + BLOCK_GAP), HEAD + place * row_height, block_width
+        )
+    return sheet
+
+
+def _misshape(blocks: int, count: int, block_width: int, row_height: int) -> float:
+    shape = blocks * (block_width + BLOCK_GAP) / (HEAD + -(-count // blocks) * row_height)
+    return max(shape / SHAPE, SHAPE / shape)
+
+
+def _draw_row(sheet: Image.Image, row: Row, left: int, top: int, width: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    note, font = letters(row.note, 13)
+    note_width = font.getlength(note)
+    draw.text((left + width, top + 20), note, GREY, font, anchor="rs")
+    title, font = letters(row.title, 15, bold=True)
+    draw.text((left, top + 20), fitted(title, font, width - note_width - GAP), BLACK, font, anchor="ls")
+    path, font = letters(row.path, 12)
+    draw.text((left, top + 37), fitted(path, font, width, keep_end=True), GREY, font, anchor="ls")
+    for column, picture in enumerate(row.pictures):
+        x, y = left + column * (CELL + GAP), top + LABEL
+        draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=CELL_COLOR)
+        sheet.paste(picture, (x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2))
+
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MOST = 5000  # pictures on one sheet, which then takes some 400 MB to draw

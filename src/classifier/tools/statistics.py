@@ -14,9 +14,9 @@ from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.data import ClassificationDataModule
+from classifier.data.image import upright_size
 from classifier.data.samples import Samples
 from classifier.data.transforms import Preprocessing
-from classifier.data.upright import upright_size
 from classifier.errors import UserError
 from classifier.files import require_outside, whole_file
 from classifier.parallel import tracked, worker_count

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from classifier.errors import UserError, require_whole
 from classifier.training.parameter_groups import ParameterGroups
-from classifier.training.stages import stages as stages_of
+from classifier.training.parameter_groups import stages as stages_of
 
 log = logging.getLogger(__name__)
 

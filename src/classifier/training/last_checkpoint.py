@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from classifier.errors import UserError, require_number, require_whole
+from classifier.training.checkpoints import RunCheckpoint
 from classifier.training.loggers import EpochCSVLogger
-from classifier.training.policy import RunCheckpoint
 from classifier.training.stopping import StopSignals, exit_code
 
 log = logging.getLogger(__name__)

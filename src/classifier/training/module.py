@@ -10,15 +10,15 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from classifier.data.dataset import Batch
+from classifier.data.loader import Batch
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_choice
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
+from classifier.models.network import build_model
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
 from classifier.training.loss import BatchMix, TrainingLoss
 from classifier.training.memory import MicroBatches, require_divisible
-from classifier.training.network import build_model
 from classifier.training.optimizers import build_optimizer, has_weight_decay
 from classifier.training.parameter_groups import require_same_rates
 from classifier.training.schedules import build_scheduler, forget_length, run_length

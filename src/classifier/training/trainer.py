@@ -16,7 +16,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 
 from classifier.errors import UserError, require_number, require_whole
 from classifier.instantiate import build
-from classifier.training.saving import AtomicCheckpointIO
+from classifier.training.checkpoints import AtomicCheckpointIO
 from classifier.training.sharding import SHARDED
 
 log = logging.getLogger(__name__)

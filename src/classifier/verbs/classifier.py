@@ -7,11 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 from classifier.data import ClassificationDataModule
-from classifier.data.balance import balanced_class_weights
+from classifier.data.loader import balanced_class_weights
 from classifier.errors import UserError, did_you_mean
-from classifier.training.checkpoint import init_from
+from classifier.models.network import require_image_size
+from classifier.training.checkpoints import init_from
 from classifier.training.module import ImageClassifier, without_weights
-from classifier.training.network import require_image_size
 
 log = logging.getLogger(__name__)
 

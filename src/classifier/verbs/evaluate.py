@@ -15,11 +15,11 @@ from classifier.config import new_run_dir, plain, run_dir_of
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import UNASSIGNED
 from classifier.errors import require_flag
-from classifier.evaluation.tables import label_columns, rounded, top_labels, write_json, write_table
-from classifier.training.checkpoint import RUN_KEY, open_model
+from classifier.evaluation.predictions import label_columns, rounded, top_labels, write_json, write_table
+from classifier.models.network import require_image_size
+from classifier.training.checkpoints import RUN_KEY, open_model
 from classifier.training.memory import described, out_of_memory_told
 from classifier.training.module import Batch, ImageClassifier
-from classifier.training.network import require_image_size
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 

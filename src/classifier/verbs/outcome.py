@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.data import ClassificationDataModule
-from classifier.evaluation.tables import rounded
-from classifier.training.checkpoint import RUN_KEY, read_checkpoint
+from classifier.evaluation.predictions import rounded
+from classifier.training.checkpoints import RUN_KEY, read_checkpoint
 from classifier.training.module import ImageClassifier
 
 log = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.config import plain
-from classifier.data.sources.folder import EXTENSIONS, image_files
-from classifier.data.stored import image_problem
+from classifier.data.image import image_problem
+from classifier.data.image_folder import EXTENSIONS, image_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_flag
-from classifier.evaluation.tables import label_columns, top_labels, write_table
+from classifier.evaluation.predictions import label_columns, top_labels, write_table
 from classifier.files import require_writable
 from classifier.parallel import worker_count
-from classifier.training.checkpoint import open_model
+from classifier.training.checkpoints import open_model
 from classifier.training.memory import out_of_memory_told
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision

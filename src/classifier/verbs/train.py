@@ -15,22 +15,21 @@ from omegaconf import DictConfig
 from classifier.config import folder_of, plain, stored_config
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, require_choice
-from classifier.evaluation.tables import write_json
+from classifier.evaluation.predictions import write_json
 from classifier.files import full_disk_told
 from classifier.resuming import require_changeable
 from classifier.training.averaging import WeightAverage, require_average
-from classifier.training.checkpoint import read_checkpoint, require_same_model
+from classifier.training.checkpoints import RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import described, out_of_memory_told, smaller_batch
 from classifier.training.module import ImageClassifier
-from classifier.training.saving import RunRecord
 from classifier.training.speed import speed_up
 from classifier.training.stopping import ending_on_sigterm, exit_code
 from classifier.training.trainer import build_trainer
+from classifier.training.tuning import CURVE, KINDS, tune
 from classifier.verbs.classifier import build_classifier
 from classifier.verbs.outcome import final_metrics, report
-from classifier.verbs.run import own_processes, run_directory
-from classifier.verbs.tune import CURVE, KINDS, tune
+from classifier.verbs.run_directory import own_processes, run_directory
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,316 @@
+"""A file on disk -> RGB (or grey) pixels of a wanted size: the one function that every verb uses."""
+
+import math
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.nn.functional import interpolate
+
+from classifier.data import jpeg
+from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.errors import UserError
+
+Picture = Path | np.ndarray | Image.Image
+"""What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
+
+Box = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels of the stored image, which is not turned upright yet; half-open."""
+
+Region = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels."""
+
+Crop = Callable[[int, int], Region]
+"""(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
+
+
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+
+
+class StoredImage(Protocol):
+    """An image as it is stored, its pixels perhaps not decoded yet: a `PlainJpeg` or a `PillowImage`."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def orientation(self) -> int:
+        """As in EXIF: 1 is upright."""
+
+    @property
+    def max_shrink(self) -> int:
+        """The largest `shrink` that `read` takes."""
+
+    def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
+        """The pixels of `part` at 1 / `shrink` of the size, uint8 (height, width, channels)."""
+
+
+def open_image(picture: Picture) -> StoredImage:
+    """Read a file and its header, or take what is in memory."""
+    if isinstance(picture, np.ndarray):
+        return ArrayImage(picture)
+    if isinstance(picture, Image.Image):
+        return PillowImage(picture)
+    data = picture.read_bytes()
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(Image.open(BytesIO(data)))
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """What stands in front of the pixels, which are not decoded.
+
+    A PNG can have it behind them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
+    times as long as the header, so that it is not looked for there, by any caller.
+    """
+    return Image.Image.getexif(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's, 1 to 8, by which the image has yet to be turned."""
+    # Pillow turns TIFFs itself, and gives their size as turned
+    return 1 if image.format == "TIFF" else exif_of(image).get(ORIENTATION_TAG, 1)
+
+
+class PillowImage:
+    """An image in any format that Pillow reads; the part is cut out after all of it is decoded."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+        self.width, self.height = image.size
+        self.orientation = orientation_of(image)
+        self.max_shrink = 8 if image.format == "JPEG" else 1
+
+    def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
+        if shrink > 1:
+            self.image.draft(None, (self.width // shrink, self.height // shrink))
+        cut = _to_8bit(self.image, channels).crop(part)
+        return np.array(cut).reshape(cut.height, cut.width, channels)
+
+
+class ArrayImage:
+    """Decoded pixels, uint8 (H, W) or (H, W, 1 or 3)."""
+
+    max_shrink = 1
+
+    def __init__(self, pixels: np.ndarray, orientation: int = 1) -> None:
+        self.orientation = orientation
+        self.pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        self.height, self.width, self.channels = self.pixels.shape
+
+    def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
+        x1, y1, x2, y2 = part
+        cut = self.pixels[y1:y2, x1:x2]
+        if self.channels != channels:
+            grey = self.channels == 1
+            cut = np.repeat(cut, 3, axis=2) if grey else np.array(Image.fromarray(cut).convert("L"))[..., None]
+        return cut if cut.flags.writeable else cut.copy()  # torch wants to be able to write
+
+
+def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
+    """The image in mode RGB or L, whatever its own mode."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit files come as I;16 or I; Pillow's own conversion clips them at 255, which turns photos white
+        deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
+        scale = 255 / 65535 if deep else 255 if image.mode == "F" and values.max() <= 1 else 1
+        image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        opaque = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(opaque, rgba)
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
+
+
+class ImageError(UserError):
+    """A file that cannot be decoded; the message names it."""
+
+
+def unreadable(picture: Picture, error: Exception) -> ImageError:
+    """The error to raise for what cannot be opened or decoded."""
+    name = picture if isinstance(picture, Path) else f"of the type {type(picture).__name__}"
+    return ImageError(
+        f"cannot read the image {name} ({image_problem(error)}): "
+        "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
+    )
+
+
+def image_problem(error: BaseException) -> str:
+    """What is wrong with a file that Pillow could not read, without Pillow's internals."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a format that Pillow does not read"
+    return str(error) or type(error).__name__
+
+
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+FLIPPED_X = (2, 3, 7, 8)  # of the stored image, before the exchange
+FLIPPED_Y = (3, 4, 6, 7)
+
+
+def everything(width: int, height: int) -> Region:
+    """The crop that keeps everything."""
+    return (0.0, 0.0, float(width), float(height))
+
+
+def upright_size(picture: Picture, box: Box | None = None) -> tuple[int, int]:
+    """Width and height, in pixels, of the upright picture, or of `box` (in stored pixels) in it."""
+    width, height, orientation = _header(picture)
+    if box is not None:
+        width, height = box[2] - box[0], box[3] - box[1]
+    return (height, width) if orientation in TRANSPOSED else (width, height)
+
+
+def upright_box(picture: Picture, box: Box) -> Box:
+    """Where `box`, (x1, y1, x2, y2) in stored pixels, lies in the upright picture."""
+    width, height, orientation = _header(picture)
+    x1, y1, x2, y2 = box
+    if orientation in FLIPPED_X:
+        x1, x2 = width - x2, width - x1
+    if orientation in FLIPPED_Y:
+        y1, y2 = height - y2, height - y1
+    return (y1, x1, y2, x2) if orientation in TRANSPOSED else (x1, y1, x2, y2)
+
+
+def _header(picture: Picture) -> tuple[int, int, int]:
+    """Stored width and height, and the EXIF orientation."""
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0], 1
+    if isinstance(picture, Path):
+        try:
+            with Image.open(picture) as image:
+                return _header(image)
+        except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
+            raise unreadable(picture, error) from error
+    return picture.width, picture.height, orientation_of(picture)
+
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+PADDING = 128  # what `pad` frames an image with
+# torch is four times as fast as Pillow, and differs by rounding
+RESIZED_BY_TORCH = ("bilinear", "bicubic")
+
+
+def decode(
+    picture: Picture,
+    box: Box | None,
+    crop: Crop,
+    size: tuple[int, int],
+    *,
+    interpolation: str = "bilinear",
+    channels: int = 3,
+    exact: bool = True,
+) -> torch.Tensor:
+    """Read a picture, cut `box` and then `crop` out of it, and resize that part, antialiased.
+
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one, and no further
+    down than the crop. EXIF orientation is applied, the first frame of an animation is taken, 16 bits are scaled to 8
+    and transparency is laid on white.
+
+    Args:
+        box: Part of the stored (not yet rotated) image, in pixels, inside the image; None for all of it.
+        size: Height and width of the result, in pixels.
+        interpolation: One of `INTERPOLATIONS`.
+        channels: 3 for RGB, 1 for grey.
+        exact: Keep the fractions of pixels in the crop's edges. Without, edges may move by half a pixel of the result,
+            which is faster, and no loss to a crop that is drawn at random.
+
+    Returns:
+        uint8 (channels, height, width).
+
+    Raises:
+        ImageError: The file is missing, damaged, or in a format that Pillow does not read.
+    """
+    try:
+        return cut_and_resize(open_image(picture), box, crop, size, interpolation, channels, exact)
+    except Exception as error:
+        # Pillow's plugins raise whatever their parser meets on damaged bytes: OSError, SyntaxError, ValueError, ...
+        raise unreadable(picture, error) from error
+
+
+def cut_and_resize(
+    image: StoredImage,
+    box: Box | None,
+    crop: Crop,
+    size: tuple[int, int],
+    interpolation: str,
+    channels: int,
+    exact: bool,
+) -> torch.Tensor:
+    """What `decode` does with an opened image. Where the crop leaves the box, the result is grey."""
+    x1, y1, x2, y2 = box or (0, 0, image.width, image.height)
+    transposed, flip_x, flip_y = (image.orientation in turns for turns in (TRANSPOSED, FLIPPED_X, FLIPPED_Y))
+    # from here on in the directions of the stored image
+    left, top, right, bottom = crop(y2 - y1, x2 - x1) if transposed else crop(x2 - x1, y2 - y1)
+    height, width = size
+    if transposed:
+        left, top, right, bottom = top, left, bottom, right
+        height, width = width, height
+    if flip_x:
+        left, right = x2 - x1 - right, x2 - x1 - left
+    if flip_y:
+        top, bottom = y2 - y1 - bottom, y2 - y1 - top
+
+    # the part of the crop that lies in the box, and its place in the result
+    inner = (max(left, 0.0), max(top, 0.0), min(right, float(x2 - x1)), min(bottom, float(y2 - y1)))
+    frame: tuple[slice, slice] | None = None
+    full = (height, width)
+    if inner != (left, top, right, bottom):
+        across = [round((edge - left) * width / (right - left)) for edge in (inner[0], inner[2])]
+        down = [round((edge - top) * height / (bottom - top)) for edge in (inner[1], inner[3])]
+        across[1], down[1] = max(across[1], across[0] + 1), max(down[1], down[0] + 1)
+        frame = slice(*down), slice(*across)
+        height, width = down[1] - down[0], across[1] - across[0]
+        left, top, right, bottom = inner
+
+    shrink = image.max_shrink
+    while shrink > 1 and (right - left < width * shrink or bottom - top < height * shrink):
+        shrink //= 2
+    region = [edge / shrink for edge in (x1 + left, y1 + top, x1 + right, y1 + bottom)]
+    # whole pixels around the region, none of them from outside of the box
+    limits = [round(edge / shrink) for edge in (x1, y1, x2, y2)]
+    part = (
+        max(math.floor(region[0]), limits[0]),
+        max(math.floor(region[1]), limits[1]),
+        min(math.ceil(region[2]), max(limits[2], limits[0] + 1)),
+        min(math.ceil(region[3]), max(limits[3], limits[1] + 1)),
+    )
+    pixels = image.read(part, shrink, channels)
+    inside = [
+        min(max(edge - part[axis], 0.0), float(part[axis + 2] - part[axis]))
+        for edge, axis in zip(region, (0, 1, 0, 1), strict=True)
+    ]
+    result = resize(pixels, (inside[0], inside[1], inside[2], inside[3]), (height, width), interpolation, exact)
+    if frame is not None:
+        framed = torch.full((channels, *full), PADDING, dtype=torch.uint8)
+        framed[:, *frame] = result
+        result = framed
+    flips = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]
+    if flips:
+        result = result.flip(flips)
+    return result.mT if transposed else result
+
+
+def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolation: str, exact: bool) -> torch.Tensor:
+    """Resize a region of `pixels`, uint8 (H, W, channels), to uint8 (channels, *size), antialiased."""
+    height, width = size
+    x1, y1, x2, y2 = (round(edge) for edge in region)
+    moved = max(
+        max(abs(region[0] - x1), abs(region[2] - x2)) * width / (region[2] - region[0]),
+        max(abs(region[1] - y1), abs(region[3] - y2)) * height / (region[3] - region[1]),
+    )
+    if interpolation in RESIZED_BY_TORCH and moved <= (0 if exact else 0.5) and x1 < x2 and y1 < y2:
+        # copied out and in this order of dimensions torch sees the channels_last layout, for which it is fast
+        part = torch.from_numpy(np.ascontiguousarray(pixels[None, y1:y2, x1:x2])).permute(0, 3, 1, 2)
+        return interpolate(part, size, mode=interpolation, antialias=True)[0]
+    flat = pixels if pixels.shape[2] == 3 else pixels[..., 0]
+    image = Image.fromarray(flat).resize((width, height), INTERPOLATIONS[interpolation], box=region)
+    return torch.from_numpy(np.array(image)).reshape(height, width, -1).permute(2, 0, 1)

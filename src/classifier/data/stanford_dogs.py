@@ -1,0 +1,115 @@
+"""Stanford Dogs: 20,580 photographs of 120 breeds with boxes.
+
+Format: JPEG images (at least one of them, n02105855_2933.jpg, is really a PNG with alpha), PASCAL VOC XML without a
+file extension, official split in MATLAB files (12,000 train, 8,580 test, no validation part).
+Source: A. Khosla, N. Jayadevaprakash, B. Yao, L. Fei-Fei, Novel Dataset for Fine-Grained Image Categorization,
+FGVC at CVPR 2011, http://vision.stanford.edu/aditya86/ImageNetDogs/
+Licence: none stated; the images come from ImageNet's training set (research use). A network pretrained on ImageNet
+has therefore seen the test images: its score here is optimistic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from classifier.data.annotation_crop import VocSource
+from classifier.data.download import download, extract
+from classifier.data.samples import SPLITS, Problem, Samples, labels_of
+from classifier.errors import UserError
+from classifier.files import locked
+
+URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+# archive -> its SHA-256 and the entries in it
+ARCHIVES = {
+    "images.tar": ("a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58", ("Images",)),
+    "annotation.tar": ("662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd", ("Annotation",)),
+    "lists.tar": (
+        "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+        ("train_list.mat", "test_list.mat"),
+    ),
+}
+
+
+def breed(folder: str) -> str:
+    """`Chihuahua` for the folder `n02085620-Chihuahua`."""
+    return folder.partition("-")[2] or folder
+
+
+class StanfordDogsSource(VocSource):
+    """The official layout below `root`: Images/, Annotation/, train_list.mat, test_list.mat.
+
+    Args:
+        download: Fetch what is missing.
+        url: Where the three archives lie.
+        sha256: Archive name -> checksum, where they are not the official ones.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        download: bool = True,
+        url: str = URL,
+        sha256: dict[str, str] | None = None,
+        objects: str = "largest",
+        margin: float = 0.0,
+    ) -> None:
+        super().__init__(
+            root, images="Images", annotations="Annotation", objects=objects, margin=margin, class_from="folder"
+        )
+        self.download = download
+        self.url = url.rstrip("/")
+        self.sha256 = sha256 or {}
+
+    def prepare(self) -> None:
+        """Download and unpack what is missing; a second process waits for the first."""
+        missing = {
+            archive: entries
+            for archive, (_, entries) in ARCHIVES.items()
+            if not all((self.root / entry).exists() for entry in entries)
+        }
+        if not missing or not self.download:
+            return
+        with locked(self.root / ".lock", "data.root"):
+            for archive, entries in missing.items():
+                path = self.root / archive
+                download(f"{self.url}/{archive}", path, self.sha256.get(archive, ARCHIVES[archive][0]))
+                for entry in entries:
+                    extract(path, self.root, entry)
+
+    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
+        """List the boxes with the official split and readable class names, in the folders' order."""
+        lists = {name: self._official_list(f"{name}_list.mat") for name in ("train", "test")}
+        samples, problems = super().read(None)
+        samples = self._with_class_names(samples, classes)
+        splits = np.full(len(samples), -1, dtype=np.int8)
+        by_path: dict[str, list[int]] = {}
+        for row in range(len(samples)):
+            by_path.setdefault(samples.relative_path(row).removeprefix("Images/"), []).append(row)
+        for name, listed in lists.items():
+            for path in listed:
+                for row in by_path.get(path, ()):
+                    splits[row] = SPLITS.index(name)
+        listed_rows = np.flatnonzero(splits >= 0)
+        return replace(samples, splits=splits).select(listed_rows), problems
+
+    def _with_class_names(self, samples: Samples, classes: Sequence[str] | None) -> Samples:
+        names = tuple(breed(folder) for folder in samples.classes)
+        if classes is None:
+            return replace(samples, classes=names)
+        numbers = labels_of(names, classes, f"{self.root} has the breed")
+        return replace(samples, classes=tuple(classes), labels=numbers[samples.labels])
+
+    def _official_list(self, name: str) -> list[str]:
+        path = self.root / name
+        if not path.is_file():  # scipy gives an OSError of its own
+            raise UserError(
+                f"{path} does not exist: use data.download=true, or name the official layout with data.root=..."
+            )
+        try:
+            return [str(np.ravel(entry)[0]) for entry in np.ravel(loadmat(path)["file_list"])]
+        except Exception as error:  # scipy's reader raises many kinds on damaged files
+            raise UserError(f"cannot read the list {path} ({error}): remove it to download it again") from error

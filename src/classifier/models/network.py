@@ -1,0 +1,101 @@
+"""A config -> a network, with the statistics of its input."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from classifier.errors import UserError
+from classifier.instantiate import build, require_targets
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """uint8 (B, C, H, W) in 0..255 -> float (B, C, H, W), (x / 255 - mean) / std for each channel.
+
+    Args:
+        mean, std: One number a channel, of pixels in 0..1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # folded into one multiply-add
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std)).view(1, -1, 1, 1))
+        self.register_buffer("shift", -(torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1))
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self.scale.dtype) * self.scale + self.shift
+
+
+MODEL_ROOTS = ("classifier.models.", "torch.nn.", "torchvision.models.", "timm.models.")
+
+
+def build_model(
+    config: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: Sequence[int]
+) -> tuple[Normalize, nn.Module]:
+    """Build a network and the normalisation that belongs before it.
+
+    Args:
+        config: `_target_` and arguments of a network; `mean` and `std` (one number a channel, or null for those the
+            weights were trained with, ImageNet's where there are none).
+        num_classes, in_chans, image_size: Of the data; the network's last and first layers are made for them.
+
+    Raises:
+        UserError: The network does not exist or does not take the arguments.
+    """
+    settings = dict(config)
+    require_targets(settings, "model", MODEL_ROOTS)
+    mean, std = settings.pop("mean", None), settings.pop("std", None)
+    network: nn.Module = build(
+        settings, "model", num_classes=num_classes, in_chans=in_chans, image_size=list(image_size)
+    )
+    published = getattr(network, "pretrained_cfg", {})
+    mean = _per_channel(mean or published.get("mean", IMAGENET_MEAN), in_chans, "mean")
+    std = _per_channel(std or published.get("std", IMAGENET_STD), in_chans, "std")
+    return Normalize(mean, std), network
+
+
+def _per_channel(values: Any, channels: int, key: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.{key}={values} must be a list of numbers, such as model.{key}=[0.5,0.5,0.5]") from error
+    if channels == 1 and len(numbers) == 3:
+        numbers = [sum(numbers) / 3]
+    if len(numbers) != channels:
+        raise UserError(f"model.{key}={numbers} has {len(numbers)} numbers for {channels} channels")
+    if key == "std" and min(numbers) <= 0:
+        raise UserError(f"model.std={numbers} must be positive")
+    return numbers
+
+
+@torch.no_grad()
+def require_image_size(
+    network: nn.Module, in_chans: int, image_size: Sequence[int], advice: str = "use another data.image_size"
+) -> None:
+    """Try the network on one empty image.
+
+    Args:
+        advice: End of the message.
+
+    Raises:
+        UserError: It does not take this size.
+    """
+    training = {module: module.training for module in network.modules()}
+    parameter = next(network.parameters())
+    image = torch.zeros(1, in_chans, *image_size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        network.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels "
+            f"({(str(error) or type(error).__name__).splitlines()[0]}): {advice}"
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode

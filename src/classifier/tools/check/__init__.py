@@ -1,1 +1,0 @@
-"""What scripts/check_data.py finds out: images are read, remarked upon, and the remarks reported."""

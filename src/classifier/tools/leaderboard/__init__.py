@@ -1,1 +1,0 @@
-"""What scripts/leaderboard.py tells: which runs there are, what they reached, and in which settings they differ."""

@@ -1,0 +1,70 @@
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from classifier.data.digits import DigitsSource
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits") / "data" / "digits"
+    DigitsSource(root).prepare()
+    return root
+
+
+def state(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_all_digits_are_written(digits: Path) -> None:
+    samples, problems = DigitsSource(digits).read()
+    wanted = load_digits()
+    assert problems == []
+    assert len(samples) == len(list(digits.rglob("*.png"))) == 1797
+    assert samples.classes == tuple("0123456789")
+    assert np.bincount(samples.labels).tolist() == np.bincount(wanted.target).tolist()
+
+
+@pytest.mark.parametrize("number", [0, 1, 899, 1796])
+def test_a_file_holds_its_digit(digits: Path, number: int) -> None:
+    wanted = load_digits()
+    with Image.open(digits / str(wanted.target[number]) / f"{number:04d}.png") as image:
+        assert (image.mode, image.size) == ("L", (8, 8))
+        assert np.abs(np.asarray(image) / 255 * 16 - wanted.images[number]).max() < 0.04
+
+
+def test_a_second_call_writes_nothing(digits: Path) -> None:
+    before = state(digits.parent)
+    DigitsSource(digits).prepare()
+    assert state(digits.parent) == before
+
+
+def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "digits"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=DigitsSource(root).prepare) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert not root.with_name(".digits.part").exists()
+    assert Counter(path.parent.name for path in root.rglob("*.png")) == Counter(
+        path.parent.name for path in digits.rglob("*.png")
+    )
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    root = tmp_path / "digits"
+    left = tmp_path / ".digits.part" / "0" / "stale.png"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    DigitsSource(root).prepare()
+    assert len(list(root.rglob("*.png"))) == 1797
+    assert not left.exists()
+    assert not list(root.rglob("stale.png"))

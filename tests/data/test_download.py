@@ -1,0 +1,190 @@
+import hashlib
+import io
+import multiprocessing
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from classifier.data.download import download, extract
+from classifier.errors import UserError
+from tests.data.server import Server
+
+CONTENT = bytes(range(256)) * 40_000  # ten chunks
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def fetch(server: Server, target: Path, sha256: str = SHA256) -> None:
+    server.files.setdefault("file.bin", CONTENT)
+    download(f"{server.url}/file.bin", target, sha256)
+
+
+def test_fetched_and_not_again(tmp_path: Path, server: Server) -> None:
+    target = tmp_path / "new" / "file.bin"
+    fetch(server, target)
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+    fetch(server, target)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("cut", [0, 1, 3_000_000])
+def test_a_broken_connection_is_resumed(tmp_path: Path, server: Server, ranges: bool, cut: int) -> None:
+    server.ranges, server.cut, server.breaks = ranges, cut, 1
+    target = tmp_path / "file.bin"
+    with pytest.raises(UserError, match=f"{server.url}/file.bin .*run the same command again to continue"):
+        fetch(server, target)
+    assert not target.exists()
+    fetch(server, target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests[1] == ("file.bin", f"bytes={cut}-" if cut else None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_resumed_twice(tmp_path: Path, server: Server) -> None:
+    server.cut, server.breaks = 3_000_000, 2
+    for _ in range(2):
+        with pytest.raises(UserError, match="the connection broke after"):
+            fetch(server, tmp_path / "file.bin")
+    fetch(server, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.requests[-1] == ("file.bin", "bytes=6000000-")
+
+
+def test_a_break_just_before_the_renaming_is_made_good(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    fetch(server, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_without_a_stated_length(tmp_path: Path, server: Server) -> None:
+    server.chunked = True
+    fetch(server, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_break_without_a_stated_length_is_resumed(tmp_path: Path, server: Server) -> None:
+    server.chunked, server.cut, server.breaks = True, 3_000_000, 1
+    with pytest.raises(UserError, match="run the same command again"):
+        fetch(server, tmp_path / "file.bin")
+    fetch(server, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"", b"of another file", CONTENT + b"more"])
+def test_a_wrong_checksum_is_refused_and_removed(tmp_path: Path, server: Server, part: bytes) -> None:
+    """Whether the server's file or the part from before is at fault, the next attempt begins anew."""
+    if part:
+        (tmp_path / "file.bin.part").write_bytes(part)
+    wanted = SHA256 if part else "0" * 64
+    with pytest.raises(UserError, match=rf"SHA-256 [0-9a-f]{{64}} instead of {wanted}"):
+        fetch(server, tmp_path / "file.bin", wanted)
+    assert list(tmp_path.iterdir()) == []
+    fetch(server, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path, server: Server) -> None:
+    target = tmp_path / "gone.bin"
+    with pytest.raises(UserError, match=rf"{server.url}/gone.bin .*404.*put the file at {target}"):
+        download(f"{server.url}/gone.bin", target, SHA256)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/file.bin", "archives/file.bin", "gopher://x/file.bin"])
+def test_an_address_that_leads_nowhere_is_a_user_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=f"cannot download {url}"):
+        download(url, tmp_path / "file.bin", SHA256)
+
+
+def archive(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_unpacked_once(tmp_path: Path) -> None:
+    tar = archive(tmp_path / "a.tar", ("Images/a/1.jpg", b"one"), ("Images/b/2.jpg", b"two"), ("list.mat", b"three"))
+    root = tmp_path / "root"
+    root.mkdir()
+    extract(tar, root, "Images")
+    extract(tar, root, "list.mat")
+    assert tree(root) == {"Images/a/1.jpg": b"one", "Images/b/2.jpg": b"two", "list.mat": b"three"}
+    (root / "Images/a/1.jpg").write_bytes(b"mine")
+    extract(tar, root, "Images")
+    assert (root / "Images/a/1.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "through a symlink", "hard link"])
+def test_nothing_is_written_outside(tmp_path: Path, kind: str) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "work" / "root"
+    outside.mkdir()
+    root.mkdir(parents=True)
+    (outside / "file").write_bytes(b"mine")
+    members: dict[str, list[tarfile.TarInfo | tuple[str, bytes]]] = {
+        "parent": [("../evil", b"x"), ("../../../outside/evil", b"x")],
+        "absolute": [(str(outside / "evil"), b"x")],
+        "symlink": [link("Images/way", str(outside))],
+        "through a symlink": [link("Images/way", "../../../../outside"), ("Images/way/evil", b"x")],
+        "hard link": [link("Images/way", "../../../outside/file", tarfile.LNKTYPE)],
+    }
+    tar = archive(tmp_path / "archives" / "a.tar", ("Images/1.jpg", b"one"), *members[kind])
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=str(tar)):
+        extract(tar, root, "Images")
+    assert tree(tmp_path) == before
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["truncated", "not a tar", "empty", "without the member"])
+def test_a_damaged_archive_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    tar = archive(tmp_path / "a.tar", *((f"Images/{number}.jpg", bytes(5000)) for number in range(20)))
+    if kind == "truncated":
+        tar.write_bytes(tar.read_bytes()[:70_300])
+    elif kind == "not a tar":
+        tar.write_bytes(b"<html>" * 1000)
+    elif kind == "empty":
+        tar.write_bytes(b"")
+    root = tmp_path / "root"
+    root.mkdir()
+    with pytest.raises(UserError, match=str(tar)):
+        extract(tar, root, "Other" if kind == "without the member" else "Images")
+    assert list(root.iterdir()) == []
+
+
+def test_a_half_unpacked_archive_never_has_its_final_name(tmp_path: Path) -> None:
+    count = 4000
+    tar = archive(tmp_path / "a.tar", *((f"Images/{number}.jpg", b"x" * 100) for number in range(count)))
+    root = tmp_path / "root"
+    root.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=extract, args=(tar, root, "Images"))
+    process.start()
+    deadline = time.monotonic() + 20
+    while not any(root.rglob("100.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert any(root.rglob("100.jpg"))
+    assert not (root / "Images").exists()
+    extract(tar, root, "Images")
+    assert [path.name for path in root.iterdir()] == ["Images"]
+    assert sum(1 for _ in (root / "Images").iterdir()) == count

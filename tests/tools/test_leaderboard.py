@@ -1,0 +1,206 @@
+"""Runs are found, ranked, told apart by their settings, and averaged over seeds and folds."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from classifier.errors import UserError
+from classifier.tools.leaderboard import compare, differing, flat
+from tests.verbs.command import QUICK, REPOSITORY, run
+
+CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [32, 64], "drop_rate": 0.2}
+RESNET = {"_target_": "classifier.models.timm_model", "name": "resnet18.a1_in1k", "drop_rate": 0.0}
+
+
+def config(run_dir: Path, **settings: Any) -> dict[str, Any]:
+    seed = settings.get("seed", 0)
+    return {
+        "name": "trial",
+        "log_dir": "logs",
+        "run_dir": str(run_dir),
+        "seed": seed,
+        "monitor": "val/acc",
+        "mode": "max",
+        "data": {"_target_": "classifier.data.DigitsDataModule", "seed": seed, "fold": None},
+        "model": CNN,
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001},
+        "scheduler": None,
+        "callbacks": {"best": {"_target_": "some.Checkpoint", "dirpath": f"{run_dir}/checkpoints"}},
+        **settings,
+    }
+
+
+def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str = "", **settings: Any) -> Path:
+    """A run directory: done where it has `metrics`, and with `rows` of metrics.csv."""
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config(run_dir, **settings), sort_keys=False))
+    if metrics is not None:
+        (run_dir / "metrics.json").write_text(json.dumps({"epoch": 3, "fit_seconds": 1.5, **metrics}))
+    if rows:
+        (run_dir / "metrics.csv").write_text(f"epoch,step,val/acc,val/loss\n{rows}")
+    return run_dir
+
+
+def told(capsys: pytest.CaptureFixture[str], folder: Path, **options: Any) -> list[dict[str, str]]:
+    """The rows of `--csv -`."""
+    compare(folder, csv="-", **options)
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_the_best_run_is_first_by_what_the_runs_monitor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a" / "1", {"val/acc": 0.7, "val/loss": 0.1, "test/acc": 0.9})
+    make_run(tmp_path / "b" / "multirun_1" / "0", {"val/acc": 0.8, "val/loss": 0.3, "test/acc": 0.8})
+    make_run(tmp_path / "b" / "multirun_1" / "1", {"val/acc": 0.9, "val/loss": 0.2, "test/acc": 0.7})
+    order = ["b/multirun_1/1", "b/multirun_1/0", "a/1"]
+    assert [row["run"] for row in told(capsys, tmp_path)] == order
+    assert [row["run"] for row in told(capsys, tmp_path, sort="test/acc")] == order[::-1]
+    assert [row["run"] for row in told(capsys, tmp_path, sort="val/loss")] == [order[2], order[0], order[1]]
+    assert [row["run"] for row in told(capsys, tmp_path, name="multirun", limit=1)] == order[:1]
+
+
+def test_runs_that_monitor_a_loss_go_by_the_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, loss in enumerate((0.5, 0.2, float("nan"))):
+        make_run(tmp_path / str(number), {"val/loss": loss, "val/acc": loss}, monitor="val/loss", mode="min")
+    rows = told(capsys, tmp_path)
+    assert [row["run"] for row in rows] == ["1", "0", "2"]
+    assert rows[2]["val/loss"] == ""  # not a number: neither best nor worst
+
+
+def test_only_settings_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "1", {"val/acc": 0.9}, seed=0)
+    make_run(tmp_path / "2", {"val/acc": 0.8}, seed=1, model=RESNET)
+    first, second = told(capsys, tmp_path)
+    assert list(first)[-2:] == ["seed", "model"]  # not data.seed, its copy, nor what is in the run's own folder
+    assert (first["model"], second["model"]) == ("SimpleCNN", "resnet18.a1_in1k")
+    assert (first["seed"], second["seed"]) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ([{"model": CNN}, {"model": {**CNN, "widths": [8]}}], ["model.widths"]),
+        ([{"model": CNN}, {"model": RESNET}], ["model"]),
+        (
+            [{"model": RESNET}, {"model": {**RESNET, "name": "resnet50", "drop_rate": 0.1}}],
+            ["model", "model.drop_rate"],
+        ),
+        ([{"model": CNN}, {"model": {**CNN, "_target_": "mine.SimpleCNN"}}], ["model"]),
+        ([{"scheduler": None}, {"scheduler": {"_target_": "cosine", "min_lr": 0.0}}], ["scheduler"]),
+        ([{"augment": {"crop": None}}, {"augment": {"crop": {"scale": [0.5, 1.0]}}}], ["augment.crop.scale"]),
+        ([{"test": True}, {"test": False}], ["test"]),
+        ([{}, {"added_since": None}], []),
+    ],
+)
+def test_what_counts_as_a_difference(changes: list[dict[str, Any]], keys: list[str]) -> None:
+    assert differing([flat(config(Path("run"), **change)) for change in changes]) == keys
+
+
+def test_a_run_that_is_not_done_shows_its_best_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "stopped", rows="0,9,0.5,2.0\n1,19,0.75,1.0\n2,29,0.6,1.5\n")
+    make_run(tmp_path / "begun")
+    rows = {row["run"]: row for row in told(capsys, tmp_path)}
+    assert {row["state"] for row in rows.values()} == {"unfinished"}
+    assert (rows["stopped"]["val/acc"], rows["stopped"]["val/loss"], rows["stopped"]["epoch"]) == ("0.75", "1.0", "3.0")
+    assert rows["begun"]["val/acc"] == ""
+
+
+def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {("0", 0): 0.6, ("0", 1): 0.8, ("1", 0): 0.7, ("1", 1): 0.9}
+    for (lr, seed), score in scores.items():
+        optimizer = {"_target_": "torch.optim.AdamW", "lr": float(lr)}
+        make_run(tmp_path / f"{lr}_{seed}", {"val/acc": score}, seed=seed, optimizer=optimizer)
+    make_run(tmp_path / "stopped", rows="0,9,0.99,2.0\n", optimizer={"_target_": "torch.optim.AdamW", "lr": 0.0})
+    best, other = told(capsys, tmp_path, over=["seed", "data.fold"])
+    assert (best["optimizer.lr"], best["runs"], other["runs"]) == ("1.0", "2", "2")
+    assert float(best["val/acc"]) == pytest.approx(0.8)
+    assert float(best["val/acc deviation"]) == pytest.approx(0.02**0.5)
+    assert "seed" not in best
+    compare(tmp_path, over=["seed"])
+    printed = capsys.readouterr()
+    assert "0.8000 ± 0.1414" in printed.out
+    assert "left out, as unfinished: stopped" in printed.err
+
+
+def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "good", {"val/acc": 0.5})
+    make_run(tmp_path / "torn", {"val/acc": 0.5})
+    (tmp_path / "torn" / "metrics.json").write_text('{"val/ac')
+    make_run(tmp_path / "cut", {"val/acc": 0.5})
+    (tmp_path / "cut" / "config.yaml").write_text("")
+    (tmp_path / "headless" / "checkpoints").mkdir(parents=True)
+    compare(tmp_path)
+    printed = capsys.readouterr()
+    assert "good" in printed.out
+    assert "torn" not in printed.out
+    assert all(name in printed.err for name in ("torn (", "cut (", "headless ("))
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sort": "val/ac"}, "--sort val/ac: no run has it, did you mean val/acc?"),
+        ({"over": ["data.folds"]}, "did you mean data.fold or"),
+        ({"name": "other"}, "holds no run with 'other' in its path"),
+        ({"limit": 0}, "--limit=0 must be a whole number"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "a", {"val/acc": 0.5})
+    with pytest.raises(UserError) as caught:
+        compare(tmp_path, **options)
+    assert said in str(caught.value)
+
+
+def test_a_folder_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        compare(tmp_path)
+    with pytest.raises(UserError, match="is no folder"):
+        compare(tmp_path / "none")
+
+
+def test_the_script(folder: Path, tmp_path: Path) -> None:
+    """Two networks by one command, as train.py writes them, compared by another."""
+    settings = [*QUICK, "experiment=folder_cnn", f"data.root={folder}", "model.pretrained=false", "test=false"]
+    trained = run("train", "-m", "model=simple_cnn,resnet18", *settings, cwd=tmp_path)
+    assert trained.code == 0, trained.err
+    assert "2 of 2 runs by val/acc, the largest first" in trained.out
+    result = run("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path, folder="scripts")
+    assert result.code == 0, result.err
+    assert "2 of 2 runs by val/acc, the largest first" in result.out
+    with (tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"SimpleCNN", "resnet18.a1_in1k"}
+    assert {row["state"] for row in rows} == {"done"}
+    assert set(rows[0]) & {"model.drop_rate", "model.name", "logger.csv.save_dir"} == set()
+    assert run("leaderboard", "none", cwd=tmp_path, folder="scripts").code == 2
+
+
+def test_a_hundred_runs_take_less_than_a_second(tmp_path: Path) -> None:
+    """In a process of its own, so without torch."""
+    for number in range(100):
+        make_run(tmp_path / str(number), {"val/acc": number / 100}, seed=number)
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "leaderboard.py", tmp_path, "--limit", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(REPOSITORY / "src")},
+    )
+    assert "3 of 100 runs" in done.stdout
+    assert time.monotonic() - started < 3  # under a second on an idle machine
+
+
+def test_a_run_that_was_resumed_is_no_other_configuration() -> None:
+    new = {"seed": 0, "augment": {"crop": {"scale": [0.5, 1.0]}}, "data": {"augment": {"crop": {"scale": [0.5, 1.0]}}}}
+    resumed = {**new, "seed": 1, "augment": {}}
+    assert differing([flat(new), flat(resumed)]) == ["seed"]
