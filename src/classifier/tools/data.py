@@ -1,12 +1,10 @@
-"""Keys of a script's config, checked where they are read."""
-
-from collections.abc import Sequence
+"""The config of a script -> its data module, ready to read."""
 
 from omegaconf import DictConfig
 
 from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.errors import UserError, require_choice, require_flag, require_whole
+from classifier.errors import require_whole
 
 
 def open_data(config: DictConfig) -> ClassificationDataModule:
@@ -15,28 +13,8 @@ def open_data(config: DictConfig) -> ClassificationDataModule:
     Raises:
         UserError: Wrong input.
     """
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed} must not be negative")
+    require_whole("seed", config.seed, 0)
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
-
-
-def whole(config: DictConfig, key: str, least: int, most: int | None = None) -> int:
-    """The whole number at `key`."""
-    require_whole(key, config[key], least, most)
-    return int(config[key])
-
-
-def flag(config: DictConfig, key: str) -> bool:
-    """The truth value at `key`."""
-    require_flag(key, config[key])
-    return bool(config[key])
-
-
-def choice(config: DictConfig, key: str, options: Sequence[str]) -> str:
-    """The word at `key`, one of `options`."""
-    value = str(config[key])
-    require_choice(key, value, options)
-    return value
