@@ -11,12 +11,14 @@ Its columns, on a RangeIndex:
 - `problem`: why a row cannot be used; NA where it can. Optional.
 """
 
+import csv
 import hashlib
+import io
 import os
 import posixpath
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,9 +108,10 @@ def with_labels(table: pd.DataFrame, classes: Sequence[str] | None, what: str) -
     elif classes is None:
         training = rows & (table["split"] == "train").to_numpy() if "split" in table else rows
         classes = order_classes(labels[training if training.any() else rows].unique())
-    codes = pd.Index(classes, dtype="str").get_indexer(labels.astype("str"))
-    require_known(labels[rows & (codes < 0)].astype("str").unique(), classes, what)
-    return table.assign(label=pd.Categorical.from_codes(codes, categories=pd.Index(classes, dtype="str")))
+    names, order = labels.astype("str"), pd.Index(list(classes), dtype="str")
+    codes = order.get_indexer(pd.Index(names))
+    require_known(names[rows & (codes < 0)].unique(), classes, what)
+    return table.assign(label=pd.Categorical.from_codes(codes, categories=order))
 
 
 def require_known(names: Iterable[str], classes: Sequence[str], what: str) -> None:
@@ -152,7 +155,8 @@ def group_ids(table: pd.DataFrame) -> np.ndarray:
     links = coo_array(
         (np.ones(linked.sum()), (images[linked], groups[linked] + count)), shape=(count + len(names),) * 2
     )
-    return pd.factorize(connected_components(links, directed=False)[1][images])[0]
+    joined: np.ndarray = pd.factorize(connected_components(links, directed=False)[1][images])[0]
+    return joined
 
 
 def fingerprint(table: pd.DataFrame) -> str:
@@ -174,20 +178,20 @@ def inside(paths: pd.Series, folder: str = "", root: Path | None = None) -> pd.S
     Args:
         root: The data folder: a path may then be absolute, where it lies below.
     """
+    if not paths.str.contains(r"\\|//|/\.|^[./]|^.:|/$").any():  # as nearly always
+        return f"{folder}/" + paths if folder else paths
     clean = paths.str.replace("\\", "/", regex=False)
     # elsewhere than on Windows a file may be called `a:b`
     absolute = clean.str.contains("^/|^.:" if os.name == "nt" else "^/|^.:/")
-    found = ~absolute
     if folder:
-        clean = clean.mask(found, f"{folder}/" + clean)
-    for top in [] if root is None else [root.absolute(), root.resolve()]:
-        prefix = f"{top.as_posix().rstrip('/')}/"
-        below = absolute & clean.str.startswith(prefix)
-        clean, found = clean.mask(below, clean.str.slice(len(prefix))), found | below
+        clean = clean.mask(~absolute, f"{folder}/" + clean)
+    for top in set() if root is None else {root.absolute().as_posix(), root.resolve().as_posix()}:
+        clean = clean.str.removeprefix(f"{top.rstrip('/')}/")
+    outside = absolute & clean.str.contains("^/|^.:")
     odd = clean.str.contains(r"//|/\.|^\.|/$")
     if odd.any():
         clean = clean.mask(odd, clean[odd].map(posixpath.normpath))
-    return clean.where(found & (clean != "..") & ~clean.str.startswith("../"))
+    return clean.mask(outside | clean.str.contains(r"^\.\.(?:/|$)"))
 
 
 def sub_folder(key: str, value: str) -> str:
@@ -237,7 +241,8 @@ def choose_objects(table: pd.DataFrame, which: str) -> pd.DataFrame:
         area = (good["x2"] - good["x1"]).astype("int64") * (good["y2"] - good["y1"])
         good = good.loc[area.sort_values(ascending=False, kind="stable").index]
     chosen = good.index[~good["path"].duplicated()]
-    return table[table.index.isin(chosen) | ~rows].reset_index(drop=True)
+    kept: pd.DataFrame = table[table.index.isin(chosen) | ~rows].reset_index(drop=True)
+    return kept
 
 
 def with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
@@ -268,16 +273,118 @@ def with_covering_boxes(table: pd.DataFrame, boxes: np.ndarray) -> pd.DataFrame:
 
 
 DELIMITERS = (",", ";", "\t", "|")
-BOM_UTF16 = (BOM_UTF16_LE, BOM_UTF16_BE)
+TO_UTF8 = "save it as `CSV UTF-8` in a spreadsheet, or convert it with `iconv -f"
+
+
+class ColumnError(ValueError):
+    """A table lacks a column, or has two of it; `key` is what it was wanted as."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The columns `required` and, where they are there, `optional` of a CSV, TSV or Parquet file, all as text.
-
-    The delimiter is the one that finds the wanted columns in the first line, among comma, semicolon, tab and bar.
+    """The columns of these names, and those of the `optional` that exist; see `read_rows`. A malformed row is an error.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not in UTF-8, is malformed, or lacks a column.
     """
-    raise NotImplementedError
+    table = read_rows(path, {name: name for name in (*required, *optional)}, optional)
+    if not (good := usable(table)).all():
+        raise ValueError(f"line {table.index[~good][0]} {table['problem'][~good].iloc[0]}")
+    return table
+
+
+def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """Columns of a CSV, TSV or Parquet file, as text.
+
+    The index holds the line numbers. Blank lines are passed over; `problem` is set where the number of cells is wrong.
+    The delimiter is the one that finds the wanted columns in the first line, among comma, semicolon, tab and bar.
+
+    Args:
+        columns: Name in the returned table -> name in the file.
+        optional: Names in the returned table, which lacks those that the file lacks.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not in UTF-8, has bad quotes, or lacks a column (`ColumnError`).
+    """
+    if path.suffix.lower() == ".parquet":
+        from pyarrow.parquet import read_schema
+
+        names = read_schema(path).names
+        positions = _positions(names, columns, optional)
+        cells = (
+            pd.read_parquet(path, columns=[names[place] for place in positions.values()], dtype_backend="pyarrow")
+            .astype("str")
+            .fillna("")
+        )
+        return cells.set_axis(pd.RangeIndex(1, len(cells) + 1)).set_axis(list(positions), axis="columns")
+    raw, text = _text(path)
+    delimiter, names = _first_line(path, text, set(columns.values()))
+    positions = _positions(names, columns, optional)
+    with suppress(pd.errors.ParserError):
+        table = pd.read_csv(io.BytesIO(raw), engine="pyarrow", sep=delimiter, dtype=str, keep_default_na=False)
+        table = table.iloc[:, list(positions.values())].set_axis(list(positions), axis="columns")
+        if len(table) == raw.rstrip().count(b"\n") and (table.iloc[:, 0] != "").all():
+            return table.set_axis(pd.RangeIndex(2, len(table) + 2))
+    return _read_carefully(text, delimiter, len(names), positions)
+
+
+def _read_carefully(text: str, delimiter: str, count: int, positions: dict[str, int]) -> pd.DataFrame:
+    """The same by the standard library, for blank lines, cells of several lines and malformed ones: slower."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = dict((reader.line_num, cells) for cells in reader if any(cells))  # noqa: C402
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} is malformed, {error}: mend its quotes") from error
+    del rows[min(rows)]
+    columns = {
+        name: [cells[place] if place < len(cells) else "" for cells in rows.values()]
+        for name, place in positions.items()
+    }
+    lengths = pd.Series(
+        {line: len(cells) if len(cells) < count or any(cells[count:]) else count for line, cells in rows.items()},
+        dtype="int64",
+    )
+    problem = (
+        "has " + lengths.astype("str") + f" cells, the first line {count}: quote a cell that has {delimiter!r} in it"
+    )
+    return mark(pd.DataFrame(columns, index=lengths.index, dtype="str"), lengths != count, problem)
+
+
+def _text(path: Path) -> tuple[bytes, str]:
+    raw = path.read_bytes()
+    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ValueError(f"it is in UTF-16: {TO_UTF8} UTF-16 -t UTF-8`")
+    raw = raw.removeprefix(BOM_UTF8)
+    try:
+        return raw, raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"it is not in UTF-8, byte {raw[error.start]:#04x} in line {line}: {TO_UTF8} WINDOWS-1252 -t UTF-8`"
+        ) from error
+
+
+def _first_line(path: Path, text: str, wanted: set[str]) -> tuple[str, list[str]]:
+    """The delimiter, and the names of the columns."""
+    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
+    delimiters = ("\t",) if path.suffix.lower() in (".tsv", ".tab") else DELIMITERS
+    names = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in delimiters}
+    best = max(delimiters, key=lambda mark: (len(wanted & set(names[mark])), len(names[mark])))
+    return best, names[best]
+
+
+def _positions(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
+    """Key of `columns` -> the place of its column."""
+    found = {key: column for key, column in columns.items() if column in names or key not in optional}
+    for key, column in found.items():
+        if column not in names:
+            hint = f"its first line names: {', '.join(names[:30])}; {did_you_mean(column, names)}"
+            raise ColumnError(key, f"no column {column!r}, {hint if any(names) else 'it is empty'}")
+        if names.count(column) > 1:
+            raise ColumnError(key, f"{names.count(column)} columns {column!r}: rename all but one")
+    return {key: names.index(column) for key, column in found.items()}
