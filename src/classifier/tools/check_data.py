@@ -89,46 +89,49 @@ def check_data(config: DictConfig) -> int:
     require_flag("strict", config.strict)
     if config.near_duplicates is not None:
         require_flag("near_duplicates", config.near_duplicates)
-    report = None if config.json is None else Path(config.json)
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
-    if report is not None:
-        require_outside(report, datamodule.root, key="json")
-        require_writable(report, key="json")
+    path = None if config.json is None else Path(config.json)
+    if path is not None:
+        require_outside(path, datamodule.root, key="json")
+        require_writable(path, key="json")
     listed = datamodule.read()
-    good = usable(listed)
-    problems = listed[~good].reindex(columns=["path", "problem"]).to_numpy()
-    found: list[Finding] = [("unusable annotation", [path], problem) for path, problem in problems]
-    table, thumbnails = read_all(listed[good].reset_index(drop=True), datamodule)
+    problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
+    table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule)
+    counts = class_counts(table[table["usable"]])
     height, width = datamodule.preprocessing.image_size
     # pictures that are meant to be small, such as digits, are read small
     min_side = min(16, min(height, width) / 2) if config.min_side is None else config.min_side
+    found: list[Finding] = [("unusable annotation", [name], problem) for name, problem in problems.to_numpy()]
     found += image_findings(table, (height, width), min_side, config.max_pixels, datamodule.margin > 0)
     found += duplicate_findings(table)
     if config.near_duplicates is not False:
         found += near_duplicate_findings(table, thumbnails, None if config.near_duplicates else MOST_COMPARED)
-    counts = class_counts(table[table["usable"]])
     found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
-    findings = pd.DataFrame(found, columns=["kind", "names", "detail"])
-    findings.insert(1, "severity", findings["kind"].map({kind: severity for kind, (severity, _) in KINDS.items()}))
-    print_report(datamodule.root, table, counts, findings)
-    if report is not None:
-        write_report(report, datamodule.root, table, counts, findings)
-    bad = ["error", "warning"] if config.strict else ["error"]
-    return FOUND_ERRORS if findings["severity"].isin(bad).any() else 0
+    report = make_report(readable(str(datamodule.root)), table, counts, found)
+    Console().print(class_table(counts))
+    print_findings(report["found"])
+    what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
+    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in STYLES if report[word]]
+    print(f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}")
+    if path is not None:
+        with whole_file(path, key="json") as scratch:
+            scratch.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return FOUND_ERRORS if report["error"] or (config.strict and report["warning"]) else 0
 
 
-def read_all(table: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, np.ndarray]:
+def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every image, on all cores.
 
     Returns:
-        `table` with the part of each sample that training would use as `split`, and more columns: `name` (the path,
+        `samples` with the part of each sample that training would use as `split`, and more columns: `name` (the path,
         and the box), `usable`; `side_x`, `side_y` in pixels, of what lies in the image; of the image its number
         `image`, and `width`, `height`, `notes` and `digest` as in `Facts`. And thumbnails, uint8 (N, 16, 16).
     """
-    numbers, images, boxes = image_ids(table), Images.of(table, datamodule.root, datamodule.read_images), boxes_of(table)
-    rows_of = list(pd.Series(numbers).groupby(numbers).indices.values())
+    numbers, boxes = image_ids(samples), boxes_of(samples)
+    images = Images.of(samples, datamodule.root, datamodule.read_images)
+    rows_of = [np.asarray(rows) for rows in pd.Series(numbers).groupby(numbers).indices.values()]
 
     def read(chunk: list[np.ndarray]) -> list[Facts]:
         return [image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows]) for rows in chunk]
@@ -138,22 +141,22 @@ def read_all(table: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are reported
         found = chain.from_iterable(parallel_map(read, chunks, worker_count("auto")))
         facts = list(tracked(found, "reading", len(rows_of)))
-    thumbnails = np.zeros((len(table), THUMBNAIL, THUMBNAIL), np.uint8)
+    thumbnails = np.zeros((len(samples), THUMBNAIL, THUMBNAIL), np.uint8)
     for rows, item in zip(rows_of, facts, strict=True):
         thumbnails[rows] = item.thumbnails
     known = pd.DataFrame([item[:4] for item in facts], columns=Facts._fields[:4]).iloc[numbers]
-    table = table.assign(image=numbers, name=table["path"], **{name: known[name].to_numpy() for name in known})
-    sizes = table[["width", "height"]].to_numpy(np.int64)
+    sizes = known[["width", "height"]].to_numpy(np.int64)
     inside = np.hstack([np.zeros_like(sizes), sizes]) if boxes is None else np.clip(boxes, 0, np.tile(sizes, 2))
-    sides = inside[:, 2:] - inside[:, :2]
-    table = table.assign(side_x=sides[:, 0], side_y=sides[:, 1], usable=(sides > 0).all(axis=1))
-    rows = table["usable"].to_numpy()
-    taken = table[rows]
+    side_x, side_y = (inside[:, 2:] - inside[:, :2]).T
+    rows = (side_x > 0) & (side_y > 0)
+    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"], image=numbers)
+    table = table.assign(side_x=side_x, side_y=side_y, usable=rows, split=np.nan)
     if boxes is not None:
         table["name"] += [f" {tuple(box)}" for box in boxes.tolist()]
-        taken = taken.assign(**dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True)))
-    parts = datamodule.divide(taken.reset_index(drop=True))["split"] if rows.any() else []
-    table["split"] = pd.Series(parts, table.index[rows], dtype="str").reindex(table.index)
+    if rows.any():
+        cut = {} if boxes is None else dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True))
+        taken = samples[rows].assign(**cut).reset_index(drop=True)
+        table["split"] = datamodule.divide(taken)["split"].set_axis(table.index[rows]).reindex(table.index)
     return table, thumbnails
 
 
@@ -169,38 +172,33 @@ def image_findings(
     images = table.drop_duplicates("image")
     notes = zip(images["path"], images["notes"], strict=True)
     found = [(kind, [path], detail) for path, of_image in notes for kind, detail in of_image.items()]
-    table = table[table["width"] > 0].assign(size=lambda known: _size(known["width"], known["height"]))
+    table = table[table["width"] > 0]
+    size = table["width"].astype("str") + "x" + table["height"].astype("str")
+    sides = table["side_x"].astype("str") + "x" + table["side_y"].astype("str")
 
-    def add(kind: str, rows: pd.Series | np.ndarray, names: str, details: pd.Series) -> None:
+    def add(kind: str, rows: pd.Series, details: pd.Series, names: str = "name") -> None:
         found.extend((kind, [name], detail) for name, detail in zip(table.loc[rows, names], details[rows], strict=True))
 
-    add("huge", ~table["image"].duplicated() & (table["width"] * table["height"] > max_pixels), "path", table["size"])
+    add("huge", ~table["image"].duplicated() & (table["width"] * table["height"] > max_pixels), size, "path")
     if BOX[0] in table:
-        add("box outside", ~table["usable"], "name", "image of " + table["size"])
+        add("box outside", ~table["usable"], "image of " + size)
         leaves = (table["x2"] - table["x1"] != table["side_x"]) | (table["y2"] - table["y1"] != table["side_y"])
-        add("box cut", table["usable"] & leaves & (not margin), "name", "image of " + table["size"])
+        add("box cut", table["usable"] & leaves & (not margin), "image of " + size)
     tiny = table["usable"] & (table[["side_x", "side_y"]].min(axis=1) < min_side)
     small = (table["side_x"] < image_size[1]) | (table["side_y"] < image_size[0])
-    sides = _size(table["side_x"], table["side_y"])
-    add("tiny", tiny, "name", sides)
-    add("enlarged", table["usable"] & small & ~tiny, "name", sides)
+    add("tiny", tiny, sides)
+    add("enlarged", table["usable"] & small & ~tiny, sides)
     return found
-
-
-def _size(width: pd.Series, height: pd.Series) -> pd.Series:
-    return width.astype("str") + "x" + height.astype("str")
 
 
 def duplicate_findings(table: pd.DataFrame) -> list[Finding]:
     """Images of the same bytes, or of the same pixels where they are not files."""
     table = table[table["width"] > 0]
-    images = table.drop_duplicates("image")
-    copied = images["digest"][images["digest"].duplicated(keep=False)]
+    digests = table.drop_duplicates("image")["digest"]
     found = []
-    for _, copies in table[table["digest"].isin(copied)].groupby("digest", sort=False):
+    for _, copies in table[table["digest"].isin(digests[digests.duplicated()])].groupby("digest", sort=False):
         labels = [" + ".join(sorted(set(rows["label"]))) for _, rows in copies.groupby("image", sort=False)]
-        names = copies["path"].unique().tolist()
-        found += _copies(("same, other class", "same in two parts", "same twice"), names, labels, copies["split"])
+        found += _copies("same", "same twice", copies["path"].unique().tolist(), labels, copies["split"])
     return found
 
 
@@ -212,26 +210,21 @@ def near_duplicate_findings(table: pd.DataFrame, thumbnails: np.ndarray, most: i
     """
     rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= MIN_COMPARED).all(axis=1))
     if most is not None and len(rows) > most:
-        log.info(
-            "not looking for near duplicates among more than %s samples; near_duplicates=true does, in a time that "
-            "grows with the square of their number",
-            f"{most:,}",
-        )
+        log.info("no near duplicates are looked for among %d samples: near_duplicates=true takes minutes", len(rows))
         return []
     contents = pd.factorize(table["digest"].iloc[rows])[0]
     found = []
     for positions in near_duplicates(thumbnails[rows], contents, worker_count("auto")):
         copies = table.iloc[rows[positions]]
-        kinds = ("alike, other class", "alike in two parts", "alike")
-        found += _copies(kinds, copies["name"].tolist(), copies["label"], copies["split"])
+        found += _copies("alike", "alike", copies["name"].tolist(), copies["label"], copies["split"])
     return found
 
 
-def _copies(kinds: tuple[str, str, str], names: list[str], labels: Iterable[str], parts: pd.Series) -> list[Finding]:
-    other_class, leak, inside = kinds
+def _copies(word: str, inside: str, names: list[str], labels: Iterable[str], parts: pd.Series) -> list[Finding]:
+    """What there is to say of copies; `inside` is the kind of those of one class and in one part."""
     distinct, taken = sorted(set(labels)), _parts(parts)
-    found = [(other_class, names, " or ".join(distinct))] if len(distinct) > 1 else []
-    found += [(leak, names, " and ".join(taken))] if len(taken) > 1 else []
+    found = [(f"{word}, other class", names, " or ".join(distinct))] if len(distinct) > 1 else []
+    found += [(f"{word} in two parts", names, " and ".join(taken))] if len(taken) > 1 else []
     return found or [(inside, names, "")]
 
 
@@ -241,85 +234,60 @@ def _parts(parts: pd.Series) -> list[str]:
 
 def class_findings(counts: pd.DataFrame, min_per_class: float, max_imbalance: float) -> list[Finding]:
     """Classes that are rare, or missing in a part."""
-    every, found = counts["all"], []
+    found: list[Finding] = []
     for part in counts.columns.drop("all"):
         kind = "untrained class" if part == "train" else "missing class"
         found += [(kind, [name], f"none in {part}") for name in counts.index[counts[part] == 0]]
-    every = every[every > 0]
+    every = counts["all"][counts["all"] > 0]
     found += [("few images", [name], f"{every[name]} in all") for name in every.index[every < min_per_class]]
     if len(every) < 2:
-        return [*found, ("one class", every.index.tolist(), "")]
-    if every.max() > max_imbalance * every.min():
-        found.append(("imbalance", [every.idxmax(), every.idxmin()], f"{every.max()} and {every.min()}"))
+        found.append(("one class", every.index.tolist(), ""))
+    elif every.max() > max_imbalance * every.min():
+        names = [str(every.idxmax()), str(every.idxmin())]
+        found.append(("imbalance", names, f"{every.max()} and {every.min()}"))
     return found
 
 
 def group_findings(table: pd.DataFrame) -> list[Finding]:
     """Groups, or boxes of an image, that a prescribed split divides."""
     table = table[table["split"].notna()]
-    groups = table.groupby(group_ids(table))["split"].nunique()
-    divided = table[np.isin(group_ids(table), groups.index[groups > 1])]
-    return [
-        ("divided group", rows["name"].tolist(), " and ".join(_parts(rows["split"])))
-        for _, rows in divided.groupby(group_ids(divided))
-    ]
+    divided = table[table["split"].groupby(group_ids(table)).transform("nunique") > 1]
+    groups = [rows for _, rows in divided.groupby(group_ids(divided))]
+    return [("divided group", rows["name"].tolist(), " and ".join(_parts(rows["split"]))) for rows in groups]
 
 
-def print_report(root: Path, table: pd.DataFrame, counts: pd.DataFrame, findings: pd.DataFrame) -> None:
-    """Print the classes, then each kind of finding, the worst first, with its number and its first examples."""
-    console = Console()
-    console.print(class_table(counts))
-    report = Table(box=SIMPLE_HEAD, pad_edge=False)
-    report.add_column("severity", no_wrap=True)
-    report.add_column("number", justify="right", no_wrap=True)
-    report.add_column("what, and the first of them", overflow="fold")
-    for kind, items in _by_kind(findings):
-        severity, meaning = KINDS[kind]
-        lines = [Text.assemble((kind, "bold"), (f": {meaning}", "dim"))]
-        for names, detail in items[["names", "detail"]].head(EXAMPLES).to_numpy():
-            more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-            lines.append(Text(" = ".join(names[:EXAMPLES]) + more + (f": {detail}" if detail else "")))
-        report.add_row(Text(severity, STYLES[severity]), f"{len(items):,}", Text("\n").join(lines))
-    if len(findings):
-        console.print(report)
-    what = "boxes" if BOX[0] in table else "images"
-    numbers = [f"{number:,} {severity}{'s' * (number > 1)}" for severity, number in _numbers(findings).items() if number]
-    summary = f"{len(table):,} {what} in {len(counts)} classes, {', '.join(numbers) or 'nothing found'}"
-    console.print(Text(f"{readable(str(root))}: {summary}"), soft_wrap=True)
-
-
-def write_report(
-    path: Path, root: Path, table: pd.DataFrame, counts: pd.DataFrame, findings: pd.DataFrame
-) -> None:
-    """Write everything that was found, in full.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    content: dict[str, Any] = {
-        "root": readable(str(root)),
+def make_report(root: str, table: pd.DataFrame, counts: pd.DataFrame, found: list[Finding]) -> dict[str, Any]:
+    """Everything that was found, as it is written to the JSON file."""
+    findings = pd.DataFrame(found, columns=["kind", "names", "detail"])
+    severities = findings["kind"].map({kind: severity for kind, (severity, _) in KINDS.items()})
+    items = {kind: of_kind[["names", "detail"]].to_dict("records") for kind, of_kind in findings.groupby("kind")}
+    return {
+        "root": root,
         "samples": len(table),
         "usable": int(table["usable"].sum()),
-        **_numbers(findings),
-        "classes": counts.to_dict(orient="index"),
+        **{severity: int((severities == severity).sum()) for severity in STYLES},
+        "classes": counts.to_dict("index"),
         "found": [
-            {
-                "kind": kind,
-                "severity": KINDS[kind][0],
-                "meaning": KINDS[kind][1],
-                "number": len(items),
-                "items": items[["names", "detail"]].to_dict(orient="records"),
-            }
-            for kind, items in _by_kind(findings)
+            {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items[kind]), "items": items[kind]}
+            for kind, (severity, meaning) in KINDS.items()
+            if kind in items
         ],
     }
-    with whole_file(path, key="json") as scratch:
-        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _by_kind(findings: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(kind, findings[findings["kind"] == kind]) for kind in KINDS if (findings["kind"] == kind).any()]
-
-
-def _numbers(findings: pd.DataFrame) -> dict[str, int]:
-    return {severity: int((findings["severity"] == severity).sum()) for severity in STYLES}
+def print_findings(found: list[dict[str, Any]]) -> None:
+    """Print each kind of finding, the worst first, with its number and its first examples."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("number", justify="right", no_wrap=True)
+    table.add_column("what, and the first of them", overflow="fold")
+    for of_kind in found:
+        lines = [Text.assemble((of_kind["kind"], "bold"), (f": {of_kind['meaning']}", "dim"))]
+        for item in of_kind["items"][:EXAMPLES]:
+            more = len(item["names"]) - EXAMPLES
+            names = " = ".join(item["names"][:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+            lines.append(Text(f"{names}: {item['detail']}" if item["detail"] else names))
+        severity = Text(of_kind["severity"], STYLES[of_kind["severity"]])
+        table.add_row(severity, f"{of_kind['number']:,}", Text("\n").join(lines))
+    if found:
+        Console().print(table)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig
@@ -47,8 +48,8 @@ def crop(config: DictConfig) -> Path:
     if config.size is not None:
         require_whole("size", config.size, 1)
     require_whole("quality", config.quality, 1, 100)
-    for key in ("by_split", "overwrite"):
-        require_flag(key, config[key])
+    require_flag("by_split", config.by_split)
+    require_flag("overwrite", config.overwrite)
     datamodule = open_data(config)
     require_outside(output, datamodule.root)
     if datamodule.root.resolve().is_relative_to(output.resolve()):
@@ -59,17 +60,17 @@ def crop(config: DictConfig) -> Path:
     _require_same(output, files, config.overwrite)
     with whole_file(output / LIST) as scratch:  # before the files, so that none is ever there unlisted
         files.to_csv(scratch, index=False)
-    paths = {row: output / path for row, path in files["path"].items()}
-    todo = [row for row, path in paths.items() if not path.exists()]
+    todo = [file for file in files.itertuples() if not (output / file.path).exists()]
 
-    def write(row: int) -> None:
-        if config.mode == "image":
-            _write_image(paths[row], datamodule, row, config)
-        else:
-            _write_link(paths[row], datamodule.root / files.loc[row, "source"], config.mode)
+    def write(file: Any) -> None:
+        with whole_file(output / file.path) as scratch:
+            if config.mode == "image":
+                _write_image(scratch, datamodule, file.Index, config)
+            else:
+                _link(scratch, (datamodule.root / file.source).resolve(), config.mode)
 
-    for _ in tracked(parallel_map(write, todo, max(1, worker_count(datamodule.num_workers))), "writing", len(todo)):
-        pass
+    workers = max(1, worker_count(datamodule.num_workers))
+    list(tracked(parallel_map(write, todo, workers), "writing", len(todo)))
     log.info("%s: %d written, %d were there", output, len(todo), len(files) - len(todo))
     without_val = "" if "val" in datamodule.parts else " data.val_fraction=0"  # else one would be cut from training
     how = without_val if config.by_split else f" data.split_file={output / LIST}"
@@ -86,38 +87,35 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
     Raises:
         UserError: Links are asked for where a sample is not an image file.
     """
-    samples = datamodule.samples[datamodule.samples["split"].notna()]
-    samples = samples.iloc[samples["split"].map(SPLITS.index).argsort(kind="stable")]
-    stems = samples["path"].map(lambda path: safe_name(PurePosixPath(path).stem))
-    suffixes = samples["path"].map(lambda path: PurePosixPath(path).suffix)
-    boxes = pd.Series("", samples.index, dtype="str")
-    how = config.mode
-    if BOX[0] in samples:
-        boxes = samples[BOX].astype("str").agg(" ".join, axis=1)
-        stems += "_" + (samples.groupby("path").cumcount() + 1).astype("str")
+    table = datamodule.samples[datamodule.samples["split"].notna()]
+    table = table.iloc[table["split"].map(SPLITS.index).argsort(kind="stable")]
+    paths = table["path"].map(PurePosixPath)
+    stems, suffixes = paths.map(lambda path: safe_name(path.stem)), paths.map(lambda path: path.suffix)
+    boxed, reading, how = BOX[0] in table, datamodule.preprocessing, config.mode
     if config.mode == "image":
-        reading = datamodule.preprocessing
-        how = f"short side {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
-        suffixes = pd.Series(f".{config.format}", samples.index)
-    elif BOX[0] in samples or "item" in samples or not suffixes.str.lower().isin(EXTENSIONS).all():
+        suffixes = suffixes.mask(suffixes.notna(), f".{config.format}")
+        how = (
+            f"short side {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
+        )
+    elif boxed or "item" in table or not suffixes.str.lower().isin(EXTENSIONS).all():
         raise UserError(
             f"mode={config.mode} needs a whole image file for each sample, with an ending that data=folder reads "
             f"({', '.join(EXTENSIONS)}), and {datamodule.root} has others: use mode=image"
         )
-    classes = pd.Series(datamodule.classes)
-    folders = distinct(classes.map(safe_name))
-    if changed := [f"{name!r} as {folder}" for name, folder in zip(classes, folders, strict=True) if name != folder]:
+    if boxed:
+        stems += "_" + (table.groupby("path").cumcount() + 1).astype("str")
+    names = pd.Series(datamodule.classes, datamodule.classes)
+    folders = distinct(names.map(safe_name))
+    if changed := [f"{name!r} as {folder}" for name, folder in folders.items() if name != folder]:
         log.warning("class names that are no good folder names are written as others: %s", ", ".join(changed))
-    folder = samples["label"].astype("str").map(dict(zip(classes, folders, strict=True))) + "/"
-    if config.by_split:
-        folder = samples["split"] + "/" + folder
+    place = table["label"].astype("str").map(folders) + "/" + stems
     return pd.DataFrame(
         {
-            "path": distinct(folder + stems, suffixes),
-            "label": samples["label"].astype("str"),
-            "split": samples["split"],
-            "source": samples["path"],
-            "source_box": boxes,
+            "path": distinct(table["split"] + "/" + place if config.by_split else place, suffixes),
+            "label": table["label"].astype("str"),
+            "split": table["split"],
+            "source": table["path"],
+            "source_box": table[BOX].astype("str").agg(" ".join, axis=1) if boxed else "",
             "how": how,
         }
     )
@@ -178,22 +176,18 @@ def _write_image(target: Path, datamodule: ClassificationDataModule, row: int, c
     sides = (max(1, round(height * scale)), max(1, round(width * scale)))
     pixels = decode(picture, box, everything, sides, interpolation=reading.interpolation, channels=reading.channels)
     image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
-    with whole_file(target) as scratch:
-        image.save(scratch, FORMATS[config.format], quality=config.quality)  # PNG ignores it
+    image.save(target, FORMATS[config.format], quality=config.quality)  # PNG ignores it
 
 
-def _write_link(target: Path, source: Path, mode: str) -> None:
-    source = source.resolve()
-    with whole_file(target) as scratch:
+def _link(target: Path, source: Path, mode: str) -> None:
+    try:
         if mode == "copy":
-            shutil.copy2(source, scratch)
-            return
-        try:
-            if mode == "hardlink":
-                scratch.hardlink_to(source)
-            else:
-                # Relative: it holds where data and output move together, or are mounted elsewhere in a container.
-                # From the true folder, as `..` leads out of that one.
-                scratch.symlink_to(os.path.relpath(source, target.parent.resolve()))
-        except (OSError, ValueError) as error:  # another file system or drive, or links are not allowed
-            raise UserError(f"cannot make the {mode} {target} to {source} ({error}): use mode=copy") from error
+            shutil.copy2(source, target)
+        elif mode == "hardlink":
+            target.hardlink_to(source)
+        else:
+            # Relative: it holds where data and output move together, or are mounted elsewhere in a container.
+            # From the true folder, as `..` leads out of that one.
+            target.symlink_to(os.path.relpath(source, target.parent.resolve()))
+    except (OSError, ValueError) as error:  # another file system or drive, or links are not allowed
+        raise UserError(f"cannot make the {mode} {target} of {source} ({error}): use mode=copy") from error

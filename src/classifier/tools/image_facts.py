@@ -9,22 +9,13 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import (
-    ArrayImage,
-    Box,
-    Picture,
-    PillowImage,
-    StoredImage,
-    cut_and_resize,
-    everything,
-    exif_of,
-    open_image,
-)
+from classifier.data.image import ArrayImage, Box, Picture, StoredImage, cut_and_resize, everything, exif_of, open_image
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
 PNG_DEPTH = 24  # the byte of a PNG that holds its bits per channel
 TIFF_BITS = 258  # tag
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes
 SAME_CONTENT = {"MPO": "JPEG"}  # several JPEGs in a file: what some cameras write as .jpg
 
 
@@ -60,21 +51,21 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             digest = _digest(content)
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
-                notes = {**_mode_notes(image, content), **_file_notes(image, picture)}
-            stored: StoredImage = PillowImage(Image.open(BytesIO(content)))
+                notes = _notes(image, content, picture)
+            stored = open_image(Image.open(BytesIO(content)))
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
             digest = _digest(np.ascontiguousarray(pixels).tobytes(), pixels.shape)
-            notes = _mode_notes(picture) if isinstance(picture, Image.Image) else {}
+            notes = _notes(picture) if isinstance(picture, Image.Image) else {}
             stored = open_image(pixels)
         if boxes is None:
-            thumbnails = [_thumbnail(stored, None)]
-        else:  # decoded once, to the end, wherever they lie
-            stored = ArrayImage(stored.read((0, 0, width, height), 1, channels=1), stored.orientation)
-            # what has no part inside stands for the whole image, and is reported elsewhere
-            cut = np.clip(boxes, 0, (width, height, width, height)).tolist()
-            thumbnails = [_thumbnail(stored, (a, b, c, d) if c > a and d > b else None) for a, b, c, d in cut]
+            return Facts(width, height, notes, digest, _thumbnail(stored)[None])
+        # decoded once, to the end, wherever they lie
+        stored = ArrayImage(stored.read((0, 0, width, height), 1, channels=1), stored.orientation)
+        cut = np.clip(boxes, 0, (width, height, width, height)).tolist()
+        # what has no part inside stands for the whole image, and is reported elsewhere
+        thumbnails = [_thumbnail(stored, (a, b, c, d) if c > a and d > b else None) for a, b, c, d in cut]
         return Facts(width, height, notes, digest, np.stack(thumbnails))
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
         cause, reason = cause_of(error)
@@ -92,33 +83,28 @@ def _digest(content: bytes, shape: tuple[int, ...] = ()) -> bytes:
     return hashlib.blake2b(content, digest_size=16, salt=repr(shape).encode()[:16]).digest()
 
 
-def _thumbnail(image: StoredImage, box: Box | None) -> np.ndarray:
+def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
     size = (THUMBNAIL, THUMBNAIL)
-    pixels: np.ndarray = cut_and_resize(image, box, everything, size, "bilinear", channels=1, exact=True).numpy()[0]
-    return pixels
+    return np.asarray(cut_and_resize(image, box, everything, size, "bilinear", channels=1, exact=True)[0])
 
 
-def _mode_notes(image: Image.Image, content: bytes = b"") -> dict[str, str]:
+def _notes(image: Image.Image, content: bytes = b"", path: Path | None = None) -> dict[str, str]:
+    """What is unusual about an image, and where it is a file, about that."""
     bits = content[PNG_DEPTH] if image.format == "PNG" else 0
     if image.format == "TIFF":
         bits = max(image.tag_v2.get(TIFF_BITS, (0,)))  # type: ignore[attr-defined]
-    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     found = {
-        "16 bits": (image.mode[0] in "IF" or bits > 8, f"mode {image.mode}"),
-        "CMYK": (image.mode == "CMYK", ""),
-        "palette": (image.mode in ("P", "PA"), ""),
-        "transparency": (transparent, ""),
+        "16 bits": f"mode {image.mode}" if image.mode[0] in "IF" or bits > 8 else None,
+        "CMYK": "" if image.mode == "CMYK" else None,
+        "palette": "" if image.mode in ("P", "PA") else None,
+        "transparency": "" if image.mode in TRANSPARENT or "transparency" in image.info else None,
     }
-    return {kind: detail for kind, (is_so, detail) in found.items() if is_so}
-
-
-def _file_notes(image: Image.Image, path: Path) -> dict[str, str]:
-    form = SAME_CONTENT.get(image.format or "", image.format)
-    orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
-    animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    found = {
-        "wrong extension": (form != Image.registered_extensions().get(path.suffix.lower()), f"{form} content"),
-        "several frames": (animated, ""),
-        "turned by EXIF": (orientation in range(2, 9), f"orientation {orientation}"),
-    }
-    return {kind: detail for kind, (is_so, detail) in found.items() if is_so}
+    if path is not None:
+        form = SAME_CONTENT.get(image.format or "", image.format)
+        orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        right = form == Image.registered_extensions().get(path.suffix.lower())
+        found["wrong extension"] = None if right else f"{form} content"
+        found["several frames"] = "" if animated else None
+        found["turned by EXIF"] = f"orientation {orientation}" if orientation in range(2, 9) else None
+    return {kind: detail for kind, detail in found.items() if detail is not None}

@@ -25,8 +25,6 @@ TARGET = "._target_"
 ABSENT = "null"  # a key that a config lacks counts as off
 PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
 MAIN_METRICS = ("test/acc", "test/f1", "val/acc", "val/loss")  # printed beside the one sorted by; --csv has all
-COUNTS = ("epoch", "best_epoch", "global_step", "fit_seconds")  # printed without decimals
-SMALL_IS_GOOD = ("loss", *COUNTS)
 DEFAULT_METRIC = "val/acc"  # where the runs do not all monitor the same
 FILE_WIDTH = 10_000  # columns of a table that does not go to a terminal
 # a hundred runs take 0.2 s with libyaml, 3 s without
@@ -60,27 +58,27 @@ def compare(
         require_whole("--limit", limit, 1)
     runs, unreadable = read_runs(folder)
     _report_left_out("unreadable", unreadable)
-    if name is not None:
-        runs = runs[runs["run", "run"].str.contains(name, regex=False)]
+    runs = runs[runs["run", "run"].str.contains(name or "", regex=False)]
     if over:
         unfinished = runs["run", "state"] == "unfinished"
         _report_left_out("unfinished", runs["run", "run"][unfinished].tolist())
         runs = runs[~unfinished]
     if runs.empty:
-        named = "" if name is None else f" with {name!r} in its path"
-        raise UserError(f"{folder} holds no {'finished ' if over else ''}run{named}: name another folder, or --name")
+        wanted = ("finished " if over else "") + "run" + (f" with {name!r} in its path" if name else "")
+        raise UserError(f"{folder} holds no {wanted}: name another folder, or --name")
     for key in over:
         _require_known("--over", key, part(runs, "settings"))
     monitored = runs["run", "monitor"]
     metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else DEFAULT_METRIC)
     modes = runs["run", "mode"][monitored == metric].unique()
-    smallest = modes[0] == "min" if len(modes) == 1 else metric.endswith(SMALL_IS_GOOD)
+    # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
+    smallest = modes[0] == "min" if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
     rows = averaged(runs, over) if over else runs
     if sort is not None:
         _require_known("--sort", sort, part(rows, "metrics"))
-    if metric in part(rows, "metrics"):
+    if ("metrics", metric) in rows:
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
-    rows = rows.head(limit) if limit else rows
+    rows = rows.head(limit or len(rows))
     if csv is not None:
         write_csv(rows, csv)
     if csv != "-":
@@ -92,7 +90,7 @@ def compare(
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """One row for each run below `folder`, ordered by path, and the run directories that cannot be read.
 
-    The columns have two levels: `run` (run, n, state, monitor, mode), `metrics`, and `settings` as text.
+    The columns have two levels: `run` (run, n, state, monitor, mode), `metrics`, their `deviations`, and `settings`.
     """
     read, unreadable = [], []
     for path in _run_dirs(folder):
@@ -101,12 +99,13 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             read.append(_read_run(path, name))
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             unreadable.append(f"{name} ({' '.join(f'{type(error).__name__} {error}'.split())})")
-    about, metrics, settings = (list(column) for column in zip(*read, strict=True)) if read else ([], [], [])
+    # a loss that is not finite cannot be compared
+    metrics = pd.DataFrame([run[1] for run in read], dtype=float).replace([np.inf, -np.inf], np.nan)
     levels = {
-        "run": pd.DataFrame(about, columns=["run", "n", "state", "monitor", "mode"]),
-        # a loss that is not finite cannot be compared
-        "metrics": pd.DataFrame(metrics, dtype=float).replace([np.inf, -np.inf], np.nan),
-        "settings": pd.DataFrame(settings, dtype=str).fillna(ABSENT),
+        "run": pd.DataFrame([run[0] for run in read], columns=["run", "n", "state", "monitor", "mode"]),
+        "metrics": metrics,
+        "deviations": metrics * np.nan,
+        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna(ABSENT),
     }
     return pd.concat(levels, axis=1), unreadable
 
@@ -197,9 +196,9 @@ def differing(settings: pd.DataFrame) -> list[str]:
 
 
 def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
-    """One row for all runs that differ in nothing but the settings `over`: their means, and the level `deviations`.
+    """One row for all runs that differ in nothing but the settings `over`: means, and deviations as of a sample.
 
-    A metric that one of them lacks has no mean. The deviations are those of a sample.
+    A metric that one of the runs lacks has no mean.
     """
     endings = tuple(f".{key}" for key in over)  # data.seed goes with seed, of which it is the copy
     settings = part(runs, "settings")
@@ -219,26 +218,24 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
 
 def print_table(rows: pd.DataFrame, metric: str) -> None:
     """Print the rows with the main metrics and with the settings in which they differ."""
-    known, settings = part(rows, "metrics"), part(rows, "settings")
-    metrics = [name for name in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")) if name in known]
-    cells = part(rows, "run")[["run", "n", "state"]].astype(str)
-    averages = "deviations" in rows
+    known, deviations, settings = part(rows, "metrics"), part(rows, "deviations"), part(rows, "settings")
+    averages = deviations.notna().any(axis=None)
+    cells = part(rows, "run")[["run", "n", "state"] if averages else ["run", "state"]].astype(str)
     if averages:
         cells["run"] += [f" and {count - 1} more" if count > 1 else "" for count in rows["run", "n"]]
-    else:
-        cells = cells.drop(columns="n")
-    for name in metrics:
-        digits = (1 if averages and name != "fit_seconds" else 0) if name in COUNTS else 4
-        cells[name] = known[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna("")
-        if averages:
-            cells[name] += rows["deviations", name].map(f" ± {{:.{digits}f}}".format, na_action="ignore").fillna("")
-    cells = pd.concat([cells, settings[differing(settings)]], axis=1)
+    for name in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")):
+        if name in known:
+            digits = 4 if "/" in name else int(averages)
+            cells[name] = known[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna("")
+            cells[name] += deviations[name].map(f" ± {{:.{digits}f}}".format, na_action="ignore").fillna("")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(map(str, cells)):
-        is_number = name == "n" or name in metrics
-        wide = number == 0 or name in settings
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not wide)
-    for row in cells.to_numpy():
+    for column in map(str, cells):
+        is_text = column in ("run", "state")
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=column != "run")
+    different = differing(settings)
+    for key in different:
+        table.add_column(key, overflow="fold")
+    for row in pd.concat([cells, settings[different]], axis=1).to_numpy():
         table.add_row(*map(Text, row))  # Text: brackets are not markup
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
@@ -249,17 +246,15 @@ def write_csv(rows: pd.DataFrame, target: str) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    about = part(rows, "run").rename(columns={"n": "runs"})[["run", "runs", "state"]]
-    parts, settings = [about, part(rows, "metrics").sort_index(axis=1)], part(rows, "settings")
-    if "deviations" in rows:
-        deviations = part(rows, "deviations").dropna(axis=1, how="all").sort_index(axis=1)
-        parts.append(deviations.add_suffix(" deviation"))
-    table = pd.concat([*parts, settings[differing(settings)]], axis=1)
+    about = part(rows, "run")[["run", "n", "state"]].rename(columns={"n": "runs"})
+    metrics, settings = part(rows, "metrics").sort_index(axis=1), part(rows, "settings")
+    deviations = part(rows, "deviations").dropna(axis=1, how="all").sort_index(axis=1).add_suffix(" deviation")
+    table = pd.concat([about, metrics, deviations, settings[differing(settings)]], axis=1)
     if target == "-":
         table.to_csv(sys.stdout, index=False)
-        return
-    with whole_file(Path(target), "--csv") as scratch:
-        table.to_csv(scratch, index=False)
+    else:
+        with whole_file(Path(target), "--csv") as scratch:
+            table.to_csv(scratch, index=False)
 
 
 def _require_known(option: str, value: str, known: pd.DataFrame) -> None:
