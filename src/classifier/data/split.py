@@ -1,11 +1,8 @@
 """Which sample is in which part, and split.csv, which keeps that."""
 
-import csv
 import logging
 import re
 import warnings
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of
-from classifier.errors import UserError, did_you_mean, require_number, require_whole
+from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
+from classifier.errors import UserError, require_number, require_whole
 from classifier.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -205,8 +202,7 @@ def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
         expression = re.compile(pattern)
     except re.error as error:
         raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
-    usable = table["problem"].isna() if "problem" in table else pd.Series(True, table.index)
-    paths = table["path"][usable]
+    paths = table["path"][usable(table)]
     # not pandas' extract, which may be RE2's, with another grammar
     found = [match and match[1 if expression.groups else 0] for match in map(expression.search, paths)]
     if not all(found):  # an empty text would put all such images into one group
@@ -245,6 +241,7 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
     """
     try:
         listing = read_columns(path, ("path", "split"), optional=("box",))
+        listing = listing.reindex(columns=["path", "split", "box"], fill_value="")
         part = listing["split"].str.strip().str.lower().map(PART_WORDS)
         if part.isna().any():
             line = part.isna().idxmax()
@@ -269,41 +266,3 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
     if unlisted := int(parts.isna().sum()):  # files that came after the split was made
         log.info("%s does not list %d of the %d samples, which are in no part", path, unlisted, len(table))
     return parts
-
-
-def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """Columns of a CSV or TSV as text, by line: comma, semicolon, tab or bar, whichever finds them.
-
-    Cells stay as they are: paths may have blanks at their ends. An `optional` column that is missing is "".
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is malformed, not in UTF-8, or lacks a column.
-    """
-    with path.open("rb") as file:
-        first = file.readline()
-    if first.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise ValueError("it is in UTF-16: save it as `CSV UTF-8`, or convert it with `iconv -f UTF-16 -t UTF-8`")
-    wanted = [*columns, *optional]
-    head = first.decode("utf-8-sig")
-
-    def found(delimiter: str) -> int:
-        return len(set(wanted) & {name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])})
-
-    table = pd.read_csv(
-        path,
-        sep=max(",;\t|", key=found),
-        encoding="utf-8-sig",
-        dtype="str",
-        keep_default_na=False,
-        index_col=False,
-        skip_blank_lines=False,  # so that a line's number stays
-    )
-    table = table.rename(columns=str.strip)
-    table.index += 2
-    for column in columns:
-        if column not in table:
-            names = ", ".join(table.columns)[:300]
-            raise ValueError(f"no column {column!r}, its first line names: {names}; {did_you_mean(column, table)}")
-    table = table[(table != "").any(axis=1)]
-    return table.reindex(columns=wanted, fill_value="")
