@@ -109,9 +109,7 @@ class Shrunk:
 
     def read(self, picture: Picture, box: Box | None, shape: tuple[int, int]) -> torch.Tensor:
         """uint8 (channels, *shape)."""
-        return decode(
-            picture, box, everything, shape, interpolation=self.interpolation, channels=self.channels
-        )
+        return decode(picture, box, everything, shape, interpolation=self.interpolation, channels=self.channels)
 
 
 @dataclass(frozen=True)

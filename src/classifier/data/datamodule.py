@@ -26,7 +26,7 @@ from classifier.data.loader import (
     require_sampler,
     training_weights,
 )
-from classifier.data.samples import SPLITS, labels_of, usable, with_labels
+from classifier.data.samples import SPLITS, usable, with_labels
 from classifier.data.split import Splitting, grouped, read_split
 from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
 from classifier.errors import UserError, did_you_mean, require_choice, require_whole
@@ -191,7 +191,9 @@ class ClassificationDataModule(pl.LightningDataModule):
             return np.arange(len(self.samples))
         rows = np.flatnonzero(self.samples["split"] == part)
         if len(rows) == 0:
-            raise UserError(f"{self.root} has no {part} part: use split=..., {did_you_mean(part, [*self.parts, 'all'])}")
+            raise UserError(
+                f"{self.root} has no {part} part: use split=..., {did_you_mean(part, [*self.parts, 'all'])}"
+            )
         return rows
 
     def image(self, row: int) -> Picture:

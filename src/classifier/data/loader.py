@@ -146,7 +146,9 @@ def require_sampler(sampler: str, weights_file: str | None) -> None:
         )
 
 
-def training_weights(table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None) -> np.ndarray | None:
+def training_weights(
+    table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None
+) -> np.ndarray | None:
     """float64 (len(rows),), proportional to how often each of `rows` is drawn; None for each once an epoch.
 
     Raises:

@@ -93,7 +93,9 @@ class Splitting:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(codes == part))
-            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = part
+            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = (
+                part
+            )
         return _names(kept)
 
     def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
