@@ -3,8 +3,8 @@
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
-from classifier.data.arrays import MappedImages, channels_first, keep_array, number_images
+from classifier.data.arrays import MappedImages, channels_first, keep_array
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image import Picture
-from classifier.data.samples import list_paths
+from classifier.data.samples import list_paths, mark, require_known, usable
 from classifier.errors import UserError, did_you_mean
 from classifier.files import locked
 
