@@ -1,11 +1,8 @@
 """Which sample is in which part, and split.csv, which keeps that."""
 
-import csv
 import logging
 import re
 import warnings
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of
-from classifier.errors import UserError, did_you_mean, require_number, require_whole
+from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
+from classifier.errors import UserError, require_number, require_whole
 from classifier.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -96,7 +93,9 @@ class Splitting:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(codes == part))
-            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = part
+            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = (
+                part
+            )
         return _names(kept)
 
     def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
@@ -188,11 +187,11 @@ def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 def _codes(parts: pd.Series) -> np.ndarray:
     """int64, positions in `SPLITS`, or NONE."""
-    return np.array(pd.Categorical(parts, categories=list(SPLITS)).codes, dtype=np.int64)
+    return pd.Index(SPLITS).get_indexer(pd.Index(parts))
 
 
 def _names(codes: np.ndarray) -> pd.Series:
-    return pd.Series(pd.Categorical.from_codes(codes, list(SPLITS))).astype("str")
+    return pd.Series(codes).map(dict(enumerate(SPLITS))).astype("str")
 
 
 def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
@@ -205,12 +204,11 @@ def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
         expression = re.compile(pattern)
     except re.error as error:
         raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
-    usable = table["problem"].isna() if "problem" in table else pd.Series(True, table.index)
-    paths = table["path"][usable]
+    paths = table["path"][usable(table)]
     # not pandas' extract, which may be RE2's, with another grammar
-    found = [match and match[1 if expression.groups else 0] for match in map(expression.search, paths)]
-    if not all(found):  # an empty text would put all such images into one group
-        path = paths.iloc[[bool(name) for name in found].index(False)]
+    found = [match[expression.groups and 1] if match else "" for match in map(expression.search, paths)]
+    if "" in found:  # an empty text would put all such images into one group
+        path = paths.iloc[found.index("")]
         raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
     return table.assign(group=pd.Series(found, paths.index, dtype="str").reindex(table.index))
 
@@ -245,65 +243,26 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
     """
     try:
         listing = read_columns(path, ("path", "split"), optional=("box",))
+        listing = listing.reindex(columns=["path", "split", "box"], fill_value="")
         part = listing["split"].str.strip().str.lower().map(PART_WORDS)
-        if part.isna().any():
-            line = part.isna().idxmax()
-            raise ValueError(f"line {line}: unknown split {listing['split'][line]!r}, not {', '.join(SPLITS)}")
+        for line, name in listing["split"][part.isna()].items():
+            raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
         listing = listing.assign(split=part).drop_duplicates()
-        if (twice := listing.duplicated(["path", "box"])).any():
-            raise ValueError(f"line {twice.idxmax()}: {listing['path'][twice.idxmax()]} is in two parts")
+        for line, image in listing["path"][listing.duplicated(["path", "box"])].items():
+            raise ValueError(f"line {line}: {image} is in two parts")
         if listing.empty:
             raise ValueError("no samples")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
-    with_boxes = (listing["box"] != "").any()
     names, listed = table["path"], listing["path"]
-    if with_boxes:
+    if (listing["box"] != "").any():
         names, listed = names + "\0" + _box_text(table), listed + "\0" + listing["box"]
-    if (gone := ~listed.isin(names)).any():
+    if gone := listing["path"][~listed.isin(names)].tolist():
         raise UserError(
-            f"{gone.sum()} of the {len(listing)} samples in {path} are not in the data any more, "
-            f"{listing['path'][gone.idxmax()]} first: restore them, or use data.split_file=null to split anew"
+            f"{len(gone)} of the {len(listing)} samples in {path} are not in the data any more, {gone[0]} first: "
+            "restore them, or use data.split_file=null for a new split"
         )
     parts = names.map(pd.Series(listing["split"].array, listed)).astype("str")
     if unlisted := int(parts.isna().sum()):  # files that came after the split was made
         log.info("%s does not list %d of the %d samples, which are in no part", path, unlisted, len(table))
     return parts
-
-
-def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """Columns of a CSV or TSV as text, by line: comma, semicolon, tab or bar, whichever finds them.
-
-    Cells stay as they are: paths may have blanks at their ends. An `optional` column that is missing is "".
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is malformed, not in UTF-8, or lacks a column.
-    """
-    with path.open("rb") as file:
-        first = file.readline()
-    if first.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise ValueError("it is in UTF-16: save it as `CSV UTF-8`, or convert it with `iconv -f UTF-16 -t UTF-8`")
-    wanted = [*columns, *optional]
-    head = first.decode("utf-8-sig")
-
-    def found(delimiter: str) -> int:
-        return len(set(wanted) & {name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])})
-
-    table = pd.read_csv(
-        path,
-        sep=max(",;\t|", key=found),
-        encoding="utf-8-sig",
-        dtype="str",
-        keep_default_na=False,
-        index_col=False,
-        skip_blank_lines=False,  # so that a line's number stays
-    )
-    table = table.rename(columns=str.strip)
-    table.index += 2
-    for column in columns:
-        if column not in table:
-            names = ", ".join(table.columns)[:300]
-            raise ValueError(f"no column {column!r}, its first line names: {names}; {did_you_mean(column, table)}")
-    table = table[(table != "").any(axis=1)]
-    return table.reindex(columns=wanted, fill_value="")
