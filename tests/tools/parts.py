@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from classifier.data import ImageFolderDataModule
-from classifier.data.datamodule import ClassificationDataModule
+from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from tests.verbs.command import Result, run
 
 
@@ -24,18 +23,16 @@ def refusal(name: str, *arguments: str, cwd: Path) -> str:
 
 def opened(root: Path, **settings: object) -> ClassificationDataModule:
     """A folder as training reads it."""
-    datamodule = ImageFolderDataModule(root, **settings)  # type: ignore[arg-type]
+    datamodule = ImageFolderDataModule(root, **settings)
     datamodule.setup()
     return datamodule
 
 
 def parts(datamodule: ClassificationDataModule) -> dict[str, list[str]]:
     """Part -> <class>/<file name> of its samples, sorted."""
-    samples = datamodule.samples
-    return {
-        part: sorted(f"{samples.classes[samples.labels[row]]}/{samples.path(row).name}" for row in rows)
-        for part, rows in datamodule.split.items()
-    }
+    table = datamodule.samples
+    names = table["label"].astype("str") + "/" + table["path"].str.rpartition("/")[2]
+    return {part: sorted(names[datamodule.rows(part)]) for part in datamodule.parts}
 
 
 def files(root: Path) -> dict[str, bytes]:

@@ -199,5 +199,3 @@ def test_a_hundred_runs_take_less_than_a_second(tmp_path: Path) -> None:
     )
     assert "3 of 100 runs" in done.stdout
     assert time.monotonic() - started < 3  # under a second on an idle machine
-
-

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from benchmarks.photos import photo
-from classifier.tools.check_data import THUMBNAIL, facts_of
+from classifier.tools.image_facts import THUMBNAIL, image_facts
 from classifier.tools.near_duplicates import near_duplicates, perceptual_hashes
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
-    return np.concatenate([facts_of(np.array(image)).thumbnails for image in images])
+    return np.concatenate([image_facts(np.array(image)).thumbnails for image in images])
 
 
 def groups(images: list[Image.Image]) -> list[list[int]]:
