@@ -1,4 +1,4 @@
-"""Write boxes or images as class folders: python scripts/crop.py output=my_crops data=annotation_crop data.root=my_boxes"""
+"""Write boxes or images as class folders: python scripts/crop.py output=my_crops data=folder data.root=my_photos"""
 
 from omegaconf import DictConfig
 

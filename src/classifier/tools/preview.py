@@ -1,7 +1,6 @@
 """A picture of some samples: what the files hold, what evaluation sees of them, and what training makes of them."""
 
 import logging
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -180,16 +179,11 @@ def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end:
 
 
 def drawable(text: str) -> str:
-    """`text` in one line, with the numbers of characters that no font has, such as \\u72ac."""
-    line = " ".join(text.split())
-    there = _characters()
+    """`text` in one line, with numbers in the place of characters that no font has, such as \\u72ac."""
+    known = _characters()
     return "".join(
-        character
-        if ord(character) in there
-        else ""
-        if unicodedata.category(character) in ("Cf", "Mn")  # joiners, variation selectors
-        else character.encode("ascii", "backslashreplace").decode()
-        for character in line
+        character if ord(character) in known else character.encode("ascii", "backslashreplace").decode()
+        for character in " ".join(text.split())
     )
 
 
