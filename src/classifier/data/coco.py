@@ -5,94 +5,159 @@ Source: T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014 (
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from classifier.data.image import Box
+from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image_folder import require_folder
 from classifier.data.samples import (
     OBJECTS,
     SPLITS,
-    UNASSIGNED,
-    BoxedObject,
-    Listing,
-    Problem,
-    Samples,
-    choose,
-    covering,
+    choose_objects,
     inside,
-    match_classes,
+    mark_unusable,
+    none_exists,
     require_margin,
     sub_folder,
+    usable,
+    with_covering_boxes,
     with_margin,
 )
 from classifier.errors import UserError, did_you_mean, require_choice
 
 log = logging.getLogger(__name__)
 
-
 LISTS = ("images", "annotations", "categories")
 
 
-def read_instances(
-    file: Path, folder: str, root: Path, problems: list[Problem], with_crowd: bool = False
-) -> dict[str, list[BoxedObject]]:
-    """Path of an image below the data folder -> its objects, in the order of the file.
+class CocoDataModule(ClassificationDataModule):
+    """The boxes that COCO files list, of images below `root`. Classes are the names of the categories that occur.
 
     COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels.
 
     Args:
-        folder: Below `root`; what file names are relative to, where they are not absolute.
-        root: The data folder.
-        problems: Takes up the annotations that cannot be used.
-        with_crowd: Take boxes around many objects (`iscrowd`) too.
+        annotations: A file, or part (train, val, test) -> its file; relative to `root`, or any path.
+        images: Folder below `root` that file names begin in, or part -> its folder.
+        objects: Which boxes of an image become samples: `all`, the `largest` or the `first`.
+        margin: Added on each side, as a fraction of the box's width and height.
+        crowd: `skip` or `keep` boxes around many objects at once (`iscrowd`).
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        annotations: str | Mapping[str, str],
+        images: str | Mapping[str, str] = "images",
+        objects: str = "all",
+        margin: float = 0.0,
+        crowd: str = "skip",
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        require_choice("data.objects", objects, OBJECTS)
+        require_choice("data.crowd", crowd, ("skip", "keep"))
+        require_margin(margin)
+        self.objects = objects
+        self.margin = margin
+        self.crowd = crowd
+        self.files = {"": annotations} if isinstance(annotations, str) else dict(annotations)
+        folders = dict.fromkeys(self.files, images) if isinstance(images, str) else dict(images)
+        for part in (part for part in [*self.files, *folders] if part):
+            if part not in SPLITS:
+                raise UserError(f"data.annotations and data.images name a part {part!r}: {did_you_mean(part, SPLITS)}")
+        if not self.files or self.files.keys() != folders.keys():
+            raise UserError(
+                f"data.images={images} and data.annotations={annotations} must name the same parts: use "
+                "data.annotations={train:FILE,val:FILE} and one folder, or data.images={train:FOLDER,val:FOLDER}"
+            )
+        self.folders = {part: sub_folder("images", folder) for part, folder in folders.items()}
+
+    def list_samples(self) -> pd.DataFrame:
+        """List the boxes; those that cannot be used are problems.
+
+        Raises:
+            UserError: A file is missing or malformed, or no image exists.
+        """
+        require_folder(self.root)
+        tables = [self._part(part, file) for part, file in self.files.items()]
+        table = mark_unusable(pd.concat(tables, ignore_index=True), self.root)
+        if table.empty:
+            raise UserError(f"{', '.join(self.files.values())} has no annotation: use another data.annotations=...")
+        if none_exists(table):
+            raise UserError(
+                f"none of the images exists, {self.root / table['path'][0]} first: name their folder below {self.root} "
+                "with data.images=..."
+            )
+        return table
+
+    def _part(self, part: str, name: str) -> pd.DataFrame:
+        file = next((path for path in (self.root / name, Path(name)) if path.is_file()), None)
+        if file is None:
+            raise UserError(f"{self.root / name} does not exist: name the COCO file with data.annotations=...")
+        content = _content(file)
+        paths = self._paths(_entries(file, content, "images"), self.folders[part])
+        names = {
+            _value(entry, "id", place): str(_value(entry, "name", place))
+            for place, entry in _entries(file, content, "categories")
+        }
+        rows: list[tuple[Any, ...]] = []
+        for place, entry in _entries(file, content, "annotations"):
+            path = paths.get(_value(entry, "image_id", place), file.name)
+            if not entry.get("iscrowd") or self.crowd == "keep":
+                try:
+                    rows.append((path, place, None, *_read_object(entry, paths, names)))
+                except ValueError as error:
+                    rows.append((path, place, str(error), "", *[np.nan] * 4))
+        table = pd.DataFrame(rows, columns=["path", "place", "problem", "label", "x", "y", "width", "height"])
+        boxes = np.column_stack([table.pop(side).to_numpy(float) for side in ("x", "y", "width", "height")])
+        table = table.astype("str")
+        places = table.pop("place")
+        table = with_covering_boxes(table, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]))
+        table["problem"] = places + ": " + table["problem"]
+        if unlabelled := len(set(paths.values()) - set(table["path"][usable(table)])):
+            log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
+        table = with_margin(choose_objects(table, self.objects), self.margin)
+        return table.assign(split=part) if part else table
+
+    def _paths(self, entries: Iterator[tuple[str, dict[str, Any]]], folder: str) -> dict[Any, str]:
+        """Number of an image -> its path."""
+        found: dict[Any, str] = {}
+        places = []
+        for place, entry in entries:
+            number, name = _value(entry, "id", place), _value(entry, "file_name", place)
+            if number in found:
+                raise UserError(f"{place} has the id {number!r} of another image: renumber the images")
+            found[number] = str(name)
+            places.append(place)
+        clean = inside(pd.Series(list(found.values()), dtype="str"), folder, self.root)
+        for row in np.flatnonzero(clean.isna())[:1]:
+            name = list(found.values())[row]
+            raise UserError(f"{places[row]}: {name!r} is not below the data folder: write it relative to data.images=...")
+        return dict(zip(found, clean, strict=True))
+
+
+def _read_object(entry: dict[str, Any], paths: dict[Any, str], names: dict[Any, str]) -> tuple[str, Any, Any, Any, Any]:
+    """Category and box (x, y, width, height) of an annotation.
 
     Raises:
-        UserError: The file is no JSON, lacks a list, or has a malformed image or category.
+        ValueError: It cannot be used.
     """
-    content = _content(file)
-    categories = {
-        _value(entry, "id", place): str(_value(entry, "name", place))
-        for place, entry in _entries(file, content, "categories")
-    }
-    paths: dict[Any, str] = {}
-    for place, entry in _entries(file, content, "images"):
-        number, name = _value(entry, "id", place), _value(entry, "file_name", place)
-        if number in paths:
-            raise UserError(f"{place} has the id {number!r} of another image: number the images anew")
-        try:
-            paths[number] = inside(str(name), folder, root)
-        except ValueError as error:
-            raise UserError(f"{place}: {error}: write file names relative to data.images={folder}") from error
-    images: dict[str, list[BoxedObject]] = {path: [] for path in paths.values()}
-    for place, entry in _entries(file, content, "annotations"):
-        if entry.get("iscrowd") and not with_crowd:
-            continue
-        path = paths.get(_value(entry, "image_id", place))
-        try:
-            if path is None:
-                raise ValueError(f"the image_id {entry['image_id']!r} is no image of the file")
-            images[path].append(_object(entry, categories))
-        except ValueError as error:
-            problems.append(Problem(path or file.name, f"{place}: {error}"))
-    return images
-
-
-def _object(entry: dict[str, Any], categories: dict[Any, str]) -> BoxedObject:
+    if entry["image_id"] not in paths:
+        raise ValueError(f"the image_id {entry['image_id']!r} is no image of the file")
     for key in ("category_id", "bbox"):
         if key not in entry:
             raise ValueError(f"no {key}")
-    category = entry["category_id"]
-    if not isinstance(category, (str, int)) or category not in categories:
+    category, box = entry["category_id"], entry["bbox"]
+    if not isinstance(category, (str, int)) or category not in names:
         raise ValueError(f"the category_id {category!r} is no category of the file")
-    try:
-        x, y, width, height = map(float, entry["bbox"])
-    except (TypeError, ValueError):
-        raise ValueError(f"the bbox {entry['bbox']} is not of four numbers") from None
-    return BoxedObject(categories[category], covering(x, y, x + width, y + height))
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+        raise ValueError(f"the bbox {box} is not of four numbers")
+    return names[category], box[0], box[1], box[2], box[3]
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -100,14 +165,13 @@ def _content(file: Path) -> dict[str, Any]:
         content: Any = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:  # ValueError: malformed, or not in Unicode
         raise UserError(f"cannot read {file} ({error}): name a COCO file with data.annotations=...") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is a {type(content).__name__}, not an object with {', '.join(LISTS)}")
-    if lacking := [key for key in LISTS if not isinstance(content.get(key), list)]:
+    lacking = [key for key in LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if lacking:
         raise UserError(
-            f"{file} has no list {' and '.join(map(repr, lacking))} but {', '.join(content) or 'nothing'}: is it a "
-            "file of COCO instances? Name another with data.annotations=..."
+            f"{file} has no list {' and '.join(map(repr, lacking))}: is it a file of COCO instances? Name another with "
+            "data.annotations=..."
         )
-    return content
+    return dict(content)
 
 
 def _entries(file: Path, content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,120 +186,5 @@ def _entries(file: Path, content: dict[str, Any], key: str) -> Iterator[tuple[st
 def _value(entry: dict[str, Any], key: str, place: str) -> Any:
     value = entry.get(key)
     if not isinstance(value, (str, int)):  # what an id or a name can be
-        raise UserError(f"{place} has {'no ' + key if value is None else f'the {key} {value!r}'}: mend the file")
+        raise UserError(f"{place} has {f'no {key}' if value is None else f'the {key} {value!r}'}: mend the file")
     return value
-
-
-CROWD = ("skip", "keep")
-
-
-class _Row(NamedTuple):
-    path: str
-    name: str
-    box: Box
-    split: int
-
-
-class CocoSource:
-    """The boxes that COCO files list, of images below `root`. Classes are the names of the categories that occur.
-
-    Args:
-        annotations: A file, or part (train, val, test) -> its file; relative to `root`, or any path.
-        images: Folder below `root` that file names begin in, or part -> its folder.
-        objects: Which boxes of an image become samples: `all`, the `largest` or the `first`.
-        margin: Added on each side, as a fraction of the box's width and height.
-        crowd: `skip` or `keep` boxes around many objects at once (`iscrowd`).
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        *,
-        annotations: str | Mapping[str, str],
-        images: str | Mapping[str, str] = "images",
-        objects: str = "all",
-        margin: float = 0.0,
-        crowd: str = "skip",
-    ) -> None:
-        require_choice("data.objects", objects, OBJECTS)
-        require_choice("data.crowd", crowd, CROWD)
-        require_margin(margin)
-        self.root = root
-        self.objects = objects
-        self.margin = margin
-        self.crowd = crowd
-        files = {"": annotations} if isinstance(annotations, str) else dict(annotations)
-        folders = dict.fromkeys(files, images) if isinstance(images, str) else dict(images)
-        for part in (part for part in [*files, *folders] if part):
-            if part not in SPLITS:
-                raise UserError(f"data.annotations and data.images name a part {part!r}: {did_you_mean(part, SPLITS)}")
-        if not files or files.keys() != folders.keys():
-            raise UserError(
-                f"data.images={images} and data.annotations={annotations} must name the same parts: use "
-                "data.annotations={train:FILE,val:FILE} and one folder, or data.images={train:FOLDER,val:FOLDER}"
-            )
-        self.files = files
-        self.folders = {part: sub_folder("images", folder) for part, folder in folders.items()}
-
-    def prepare(self) -> None:
-        """Nothing to make: the files are the user's."""
-
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
-        """List the boxes; what cannot be used comes back as problems.
-
-        Raises:
-            UserError: A file is missing or malformed, an image is in two parts, none exists, or a class is not among
-                the given `classes` or those of the training part.
-        """
-        require_folder(self.root)
-        rows: list[_Row] = []
-        problems: list[Problem] = []
-        for part, file in self.files.items():
-            rows += self._part(part, self._found(file), problems)
-        rows = self._existing(self._in_one_part(rows), problems)
-        if not rows and not problems:
-            raise UserError(f"{', '.join(self.files.values())} has no annotation: name another data.annotations=...")
-        splits = np.array([row.split for row in rows], dtype=np.int8)
-        what = f"{', '.join(self.files.values())} has the category"
-        classes, labels = match_classes([row.name for row in rows], splits, classes, what)
-        paths, boxes = [row.path for row in rows], [row.box for row in rows]
-        return Samples.build(self.root, classes, paths, labels, boxes=boxes, splits=splits), problems
-
-    def _found(self, file: str) -> Path:
-        for path in (self.root / file, Path(file)):
-            if path.is_file():
-                return path
-        raise UserError(f"{self.root / file} does not exist: name the COCO file with data.annotations=...")
-
-    def _part(self, part: str, file: Path, problems: list[Problem]) -> list[_Row]:
-        split = SPLITS.index(part) if part else UNASSIGNED
-        images = read_instances(file, self.folders[part], self.root, problems, with_crowd=self.crowd == "keep")
-        if unlabelled := sum(not objects for objects in images.values()):
-            log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
-        return [
-            _Row(path, item.name, with_margin(item.box, self.margin), split)
-            for path, objects in images.items()
-            for item in choose(objects, self.objects)
-        ]
-
-    def _in_one_part(self, rows: list[_Row]) -> list[_Row]:
-        parts: dict[str, int] = {}
-        for row in rows:
-            if parts.setdefault(row.path, row.split) != row.split:
-                raise UserError(
-                    f"{row.path} is in {SPLITS[parts[row.path]]} and in {SPLITS[row.split]}: take it out of one of "
-                    "data.annotations, or name a folder for each part with data.images={train:FOLDER,val:FOLDER}"
-                )
-        return rows
-
-    def _existing(self, rows: list[_Row], problems: list[Problem]) -> list[_Row]:
-        files = Listing(self.root)
-        existing = [row for row in rows if row.path in files]
-        if rows and not existing:
-            raise UserError(
-                f"none of the images exists, {self.root / rows[0].path} first: name their folder below {self.root} "
-                "with data.images=..."
-            )
-        missing = dict.fromkeys(row.path for row in rows if row.path not in files)
-        problems += [Problem(path, "no such file") for path in missing]
-        return existing

@@ -219,6 +219,15 @@ def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     return mark(table, rows & ~table["path"].isin(there), NO_FILE)
 
 
+def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Note a problem of images that are in two parts, and of files that are not there."""
+    if "split" in table:
+        pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
+        pairs = pairs[pairs["path"].duplicated(keep=False)].fillna("no part").groupby("path")["split"].agg(" and in ".join)
+        table = mark(table, table["path"].isin(pairs.index), "it is in " + table["path"].map(pairs))
+    return mark_missing(table, root)
+
+
 def none_exists(table: pd.DataFrame) -> bool:
     """Whether all files that `mark_missing` looked for were missing."""
     return not usable(table).any() and "problem" in table and bool(table["problem"].eq(NO_FILE).any())
