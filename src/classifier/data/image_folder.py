@@ -77,9 +77,10 @@ class ImageFolderDataModule(ClassificationDataModule):
     def _class_folders(self, folder: str) -> list[str]:
         if names := _subfolders(self.root / folder):
             return names
+        images = sum(map(is_image, list_files(self.root, folder)))
         raise UserError(
-            f"{self.root / folder} has no class folders ({sum(map(is_image, list_files(self.root, folder)))} images lie "
-            "directly in it): put the images of each class into <class>/, or name another folder with data.root=..."
+            f"{self.root / folder} has no class folders ({images} images lie directly in it): put the images of each "
+            "class into <class>/, or name another folder with data.root=..."
         )
 
     def _report_empty(self, folder: str, exists: bool) -> None:
