@@ -157,7 +157,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     cases = {
         ("split=vall",): "split=",
         ("split=val", "data.val_fraction=0"): "split=",
-        ("count=1000",): "count=200",
+        ("count=1000",): "count=1000",
         ("count=0",): "count=0",
         ("augmented=many",): "augmented=many",
         ("seed=-1",): "seed=-1",

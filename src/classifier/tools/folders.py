@@ -60,7 +60,7 @@ def crop(config: DictConfig) -> Path:
     _require_same(output, files, config.overwrite)
     with whole_file(output / LIST) as scratch:  # before the files, so that none is ever there unlisted
         files.to_csv(scratch, index=False)
-    todo = [file for file in files.itertuples() if not (output / file.path).exists()]
+    todo = [file for file in files.itertuples() if not (output / str(file.path)).exists()]
 
     def write(file: Any) -> None:
         with whole_file(output / file.path) as scratch:
@@ -94,31 +94,22 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
     boxed, reading, how = BOX[0] in table, datamodule.preprocessing, config.mode
     if config.mode == "image":
         suffixes = suffixes.mask(suffixes.notna(), f".{config.format}")
-        how = (
-            f"short side {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
-        )
+        how = f"size {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
     elif boxed or "item" in table or not suffixes.str.lower().isin(EXTENSIONS).all():
         raise UserError(
             f"mode={config.mode} needs a whole image file for each sample, with an ending that data=folder reads "
             f"({', '.join(EXTENSIONS)}), and {datamodule.root} has others: use mode=image"
         )
+    files = table[["label", "split"]].astype("str").assign(source=table["path"], source_box="", how=how)
     if boxed:
+        files["source_box"] = table[BOX].astype("str").agg(" ".join, axis=1)
         stems += "_" + (table.groupby("path").cumcount() + 1).astype("str")
-    names = pd.Series(datamodule.classes, datamodule.classes)
-    folders = distinct(names.map(safe_name))
+    folders = distinct(pd.Series(datamodule.classes, datamodule.classes).map(safe_name))
     if changed := [f"{name!r} as {folder}" for name, folder in folders.items() if name != folder]:
-        log.warning("class names that are no good folder names are written as others: %s", ", ".join(changed))
-    place = table["label"].astype("str").map(folders) + "/" + stems
-    return pd.DataFrame(
-        {
-            "path": distinct(table["split"] + "/" + place if config.by_split else place, suffixes),
-            "label": table["label"].astype("str"),
-            "split": table["split"],
-            "source": table["path"],
-            "source_box": table[BOX].astype("str").agg(" ".join, axis=1) if boxed else "",
-            "how": how,
-        }
-    )
+        log.warning("some classes get another folder name: %s", ", ".join(changed))
+    place = files["label"].map(folders) + "/" + stems
+    files.insert(0, "path", distinct(files["split"] + "/" + place if config.by_split else place, suffixes))
+    return files
 
 
 def safe_name(name: str) -> str:
@@ -190,4 +181,4 @@ def _link(target: Path, source: Path, mode: str) -> None:
             # From the true folder, as `..` leads out of that one.
             target.symlink_to(os.path.relpath(source, target.parent.resolve()))
     except (OSError, ValueError) as error:  # another file system or drive, or links are not allowed
-        raise UserError(f"cannot make the {mode} {target} of {source} ({error}): use mode=copy") from error
+        raise UserError(f"cannot make a {mode} of {source} in {target.parent} ({error}): use mode=copy") from error

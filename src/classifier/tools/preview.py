@@ -1,6 +1,7 @@
 """A picture of some samples: what the files hold, what evaluation sees of them, and what training makes of them."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from classifier.data import ClassificationDataModule
 from classifier.data.image import Box, Picture, decode, everything, upright_box, upright_size
 from classifier.data.loader import ImageDataset, Images
-from classifier.errors import UserError, require_choice, require_whole
+from classifier.errors import require_choice, require_whole
 from classifier.files import require_outside, whole_file
 from classifier.parallel import tracked
 from classifier.tools.data import open_data
@@ -32,11 +33,9 @@ DPI = 100
 GAP, LABEL, HEAD, MARGIN = 0.05, 0.3, 0.25, 0.15
 SHAPE = 1.4  # width / height to aim for
 PIXELS = 320  # longest side that an original is read with
-FONT = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more
-# those that are installed, for other scripts
-FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback",
-         "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
-         "Noto Sans", "Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Unifont")  # fmt: skip
+# The first comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more. Of the others, those that are installed
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
+         "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari", "Nirmala UI")  # fmt: skip
 
 
 def preview(config: DictConfig) -> Path:
@@ -50,13 +49,8 @@ def preview(config: DictConfig) -> Path:
     """
     output, draws = Path(config.output), config.augmented
     require_choice("output", output.suffix.lower(), [f".{form}" for form in FigureCanvasAgg.get_supported_filetypes()])
-    require_whole("count", config.count, 1)
-    require_whole("augmented", draws, 0)
-    if config.count * (2 + draws) > MOST:
-        raise UserError(
-            f"count={config.count} rows of {2 + draws} pictures are more than one figure takes ({MOST}): "
-            f"use count={max(1, MOST // (2 + draws))}"
-        )
+    require_whole("augmented", draws, 0, MOST - 2)
+    require_whole("count", config.count, 1, MOST // (2 + draws))
     datamodule = open_data(config)
     require_outside(output, datamodule.root)
     rows = choose(datamodule.samples["label"].iloc[datamodule.rows(config.split)], config.count, config.seed)
@@ -125,19 +119,14 @@ def draw(headings: Sequence[str], samples: Iterable[Sample], count: int) -> Figu
         headings: Of the columns; as many as each sample has pictures.
     """
     block_width, row_height = len(headings) * (1 + GAP) - GAP, LABEL + 1 + GAP
-
-    def size(blocks: int) -> tuple[float, float]:
-        return blocks * (block_width + 2 * MARGIN), HEAD + -(-count // blocks) * row_height + MARGIN
-
-    blocks = min(range(1, count + 1), key=lambda blocks: abs(np.log(np.divide(*size(blocks)) / SHAPE)))
-    in_block = -(-count // blocks)
-    width, height = size(-(-count // in_block))
+    in_block = max(1, round(math.sqrt(count * (block_width + 2 * MARGIN) / row_height / SHAPE)))
+    lefts = np.arange(math.ceil(count / in_block)) * (block_width + 2 * MARGIN) + MARGIN
+    width, height = lefts[-1] + block_width + MARGIN, HEAD + min(count, in_block) * row_height + MARGIN
     figure = Figure(figsize=(width * CELL, height * CELL), dpi=DPI)
     FigureCanvasAgg(figure)  # measures text
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    lefts = np.arange(blocks) * (block_width + 2 * MARGIN) + MARGIN
-    for left in lefts[: -(-count // in_block)]:
+    for left in lefts:
         for column, heading in enumerate(headings):
             _write(axes, left + column * (1 + GAP) + 0.5, HEAD - 0.08, heading, 1, ha="center", color="gray")
     for number, sample in enumerate(samples):
@@ -160,18 +149,15 @@ def _show(axes: Axes, left: float, top: float, pixels: np.ndarray, box: Sequence
     axes.imshow(pixels, "gray", vmin=0, vmax=255, extent=(left, left + width * scale, top + height * scale, top))
     if box is not None:
         x1, y1, x2, y2 = np.clip(box, 0, [width, height] * 2) * scale
-        outline = [withStroke(linewidth=3.5, foreground="white")]
-        corner = (left + x1, top + y1)
-        patch = Rectangle(corner, x2 - x1, y2 - y1, fill=False, color="crimson", linewidth=1.5, path_effects=outline)
-        axes.add_patch(patch)
+        outline = Rectangle((left + x1, top + y1), x2 - x1, y2 - y1, fill=False, color="crimson", linewidth=1.5)
+        outline.set_path_effects([withStroke(linewidth=3.5, foreground="white")])
+        axes.add_patch(outline)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end: bool = False, **style: Any) -> None:
     """One line of text, of which at most `width` cells are kept."""
-    shown = drawable(text)
-    style = {"fontsize": 8.5, "fontfamily": [FONT, *_other_fonts()], **style}
-    artist = axes.text(x, y, shown, parse_math=False, **style)
-    most = width * CELL * DPI
+    shown, most = drawable(text), width * CELL * DPI
+    artist = axes.text(x, y, shown, parse_math=False, **{"fontsize": 8.5, "fontfamily": _fonts(), **style})
     while (found := artist.get_window_extent().width) > most and shown:
         kept = int(len(shown) * most / found) - 1
         shown = shown[len(shown) - kept :] if keep_end else shown[:kept]
@@ -188,11 +174,11 @@ def drawable(text: str) -> str:
 
 
 @cache
-def _other_fonts() -> list[str]:
+def _fonts() -> list[str]:
     return [name for name in FONTS if name in font_manager.get_font_names()]
 
 
 @cache
 def _characters() -> frozenset[int]:
-    files = [font_manager.findfont(name) for name in (FONT, *_other_fonts())]
-    return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _fonts()]
+    return frozenset().union(*(font.get_charmap() for font in fonts))
