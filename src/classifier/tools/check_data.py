@@ -110,7 +110,7 @@ def check_data(config: DictConfig) -> int:
     found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
     report = make_report(readable(str(datamodule.root)), table, counts, found)
-    Console().print(class_table(counts))
+    print(class_table(counts))
     print_findings(report["found"])
     what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
     numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in STYLES if report[word]]

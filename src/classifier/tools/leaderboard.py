@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,14 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     The columns have two levels: `run` (run, n, state, monitor, mode), `metrics`, their `deviations`, and `settings`.
     """
     read, unreadable = [], []
-    for path in _run_dirs(folder):
-        name = _printable(os.path.relpath(path, folder))
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        if not {"config.yaml", "metrics.csv", "checkpoints"} & {*files, *folders}:
+            continue
+        folders.clear()  # a run holds no other runs
+        name = _printable(os.path.relpath(parent, folder))
         try:
-            read.append(_read_run(path, name))
+            read.append(_read_run(Path(parent), name))
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             unreadable.append(f"{name} ({' '.join(f'{type(error).__name__} {error}'.split())})")
     # a loss that is not finite cannot be compared
@@ -115,31 +119,21 @@ def part(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame(runs[name])
 
 
-def _run_dirs(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        if "config.yaml" in files or "metrics.csv" in files or "checkpoints" in folders:
-            folders.clear()  # a run holds no other runs
-            yield Path(parent)
-        folders.sort()
-
-
 def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], dict[Any, float], dict[str, str]]:
     """What is known of a run, its metrics, its settings. An unfinished run has the metrics of its best epoch so far."""
     config = yaml.load((path / "config.yaml").read_bytes(), Loader)
     if not isinstance(config, dict):
         raise ValueError("config.yaml is cut off")
     monitor, mode = str(config["monitor"]), str(config["mode"])
-    final, by_epoch = path / "metrics.json", path / "metrics.csv"
+    state, final, by_epoch = "unfinished", path / "metrics.json", path / "metrics.csv"
     metrics: dict[Any, float] = {}
     if final.is_file():  # a run that was resumed has none until it ends
-        metrics = json.loads(final.read_text(encoding="utf-8"))
-    state = "done" if metrics else "unfinished"
-    if not metrics and by_epoch.is_file():
-        epochs = pd.read_csv(by_epoch, dtype=float)
-        rated = epochs.dropna(subset=monitor) if monitor in epochs else epochs[:0]
-        best = rated.sort_values(monitor, ascending=mode == "min", kind="stable")[:1] if len(rated) else epochs[-1:]
-        if len(best):
-            metrics = {**best.drop(columns="step").iloc[0].to_dict(), "epoch": epochs["epoch"].iloc[-1] + 1}
+        state, values = "done", json.loads(final.read_text(encoding="utf-8"))
+        metrics = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+    elif by_epoch.is_file() and len(epochs := pd.read_csv(by_epoch, dtype=float)):
+        rated = epochs.reindex(columns=[monitor])[monitor].dropna()
+        best = epochs.index[-1] if rated.empty else rated.idxmin() if mode == "min" else rated.idxmax()
+        metrics = {**epochs.drop(columns="step").loc[best].to_dict(), "epoch": epochs["epoch"].iloc[-1] + 1}
     return (name, 1, state, monitor, mode), metrics, flat(config)
 
 
@@ -232,10 +226,9 @@ def print_table(rows: pd.DataFrame, metric: str) -> None:
     for column in map(str, cells):
         is_text = column in ("run", "state")
         table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=column != "run")
-    different = differing(settings)
-    for key in different:
+    for key in (different := differing(settings)):
         table.add_column(key, overflow="fold")
-    for row in pd.concat([cells, settings[different]], axis=1).to_numpy():
+    for row in cells.join(settings[different], rsuffix=" ").to_numpy():
         table.add_row(*map(Text, row))  # Text: brackets are not markup
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 

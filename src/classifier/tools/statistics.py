@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from classifier.data import ClassificationDataModule
 from classifier.data.image import upright_size
@@ -40,7 +38,7 @@ def statistics(config: DictConfig) -> dict[str, Any]:
     mean, std = mean_and_std(histograms)
     ranges = sizes.assign(aspect=sizes["width"] / sizes["height"]).agg(["min", "median", "max"]).astype(float)
     counts = class_counts(datamodule.samples[datamodule.samples["split"].notna()])
-    found = {
+    found: dict[str, Any] = {
         "images": len(sizes),
         "image_size": list(datamodule.preprocessing.image_size),
         "mean": mean.tolist(),
@@ -48,7 +46,11 @@ def statistics(config: DictConfig) -> dict[str, Any]:
         "sizes": ranges.to_dict(),
         "classes": counts.drop(columns="all").to_dict(orient="index"),
     }
-    _print(found, ranges, class_table(counts))
+    print(f"training images:\n{ranges.T.to_string(float_format='{:.4g}'.format)}\n\n{class_table(counts)}")
+    height, width = found["image_size"]
+    print(f"pixels of {len(sizes)} training images at {width}x{height}, from 0 to 1; to train with them:")
+    # quoted for shells to which brackets are a pattern
+    print(" ".join(f'"model.{key}=[{",".join(f"{value:.4g}" for value in found[key])}]"' for key in ("mean", "std")))
     if path is not None:
         with whole_file(path, key="json") as scratch:
             scratch.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -95,16 +97,3 @@ def mean_and_std(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shares = histograms / histograms.sum(1, keepdims=True)
     mean = shares @ VALUES
     return mean, np.sqrt((shares * (VALUES - mean[:, None]) ** 2).sum(1))
-
-
-def _print(found: dict[str, Any], ranges: pd.DataFrame, classes: Table) -> None:
-    table = Table("", *ranges.index, title="training images")
-    for name, values in ranges.items():
-        table.add_row(str(name), *(f"{value:.2f}" if name == "aspect" else f"{value:g}" for value in values))
-    console = Console()
-    console.print(table)
-    console.print(classes)
-    height, width = found["image_size"]
-    print(f"pixels of {found['images']} training images at {width}x{height}, from 0 to 1; to train with them:")
-    # quoted for shells to which brackets are a pattern
-    print(" ".join(f'"model.{key}=[{",".join(f"{value:.4g}" for value in found[key])}]"' for key in ("mean", "std")))
