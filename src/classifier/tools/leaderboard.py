@@ -132,8 +132,8 @@ def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], di
         metrics = {key: value for key, value in values.items() if isinstance(value, (int, float))}
     elif by_epoch.is_file() and len(epochs := pd.read_csv(by_epoch, dtype=float)):
         rated = epochs.reindex(columns=[monitor])[monitor].dropna()
-        best = epochs.index[-1] if rated.empty else rated.idxmin() if mode == "min" else rated.idxmax()
-        metrics = {**epochs.drop(columns="step").loc[best].to_dict(), "epoch": epochs["epoch"].iloc[-1] + 1}
+        best = epochs.tail(1) if rated.empty else epochs[epochs[monitor] == rated.agg(mode)]
+        metrics = {**best.drop(columns="step").iloc[0].to_dict(), "epoch": epochs["epoch"].iloc[-1] + 1}
     return (name, 1, state, monitor, mode), metrics, flat(config)
 
 
