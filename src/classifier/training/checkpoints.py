@@ -21,8 +21,8 @@ from classifier.data import ClassificationDataModule
 from classifier.data.split import write_split
 from classifier.errors import UserError, require_whole
 from classifier.files import replacing, whole_file
+from classifier.runs import record_start, versions
 from classifier.training.module import ImageClassifier
-from classifier.training.provenance import record_start, versions
 
 RUN_KEY = "run"  # of what `RunRecord` adds: config, data_fingerprint, metrics, versions
 
