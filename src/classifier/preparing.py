@@ -18,7 +18,7 @@ HELP = {"--help", "-h"}
 OF_A_CHECKPOINT = ("eval", "predict")  # verbs whose config begins with a checkpoint's own
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy")
 KEPT_ON_RESUME = ("name", "log_dir", "run_dir", "seed", "monitor", "mode", "test", "loss", "mix",
-                  "ema", "init_from", "on_oom")  # fmt: skip
+                  "ema", "init_from")  # fmt: skip
 
 
 def prepare(verb: str) -> str | None:

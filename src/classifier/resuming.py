@@ -11,7 +11,7 @@ from classifier.overrides import argument
 SHARDED = "sharded"  # the trainer.strategy that training.sharding adds
 # what acts on the rest of a run: where and for how long it trains, and what it shows; a part ending in . is a section
 CHANGEABLE = ("resume", "run_dir", "log_dir", "name", "test", "trainer.", "callbacks.", "logger.", "speed.",
-              "finetune.", "loss.", "mix.", "ema", "on_oom", "data.train_size",
+              "finetune.", "loss.", "mix.", "ema", "data.train_size",
               "data.root", "data.table", "data.images", "data.annotations", "data.image_sets", "data.batch_size",
               "data.num_workers", "data.on_error", "data.check", "data.cache", "data.cache_size", "data.cache_dir",
               "data.augment.", "data.split_file")  # fmt: skip

@@ -21,7 +21,7 @@ from classifier.evaluation.predictions import label_columns, top_labels, write_t
 from classifier.files import require_writable
 from classifier.parallel import worker_count
 from classifier.training.checkpoints import open_model
-from classifier.training.memory import out_of_memory_told
+from classifier.training.memory import report_out_of_memory
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
@@ -138,7 +138,7 @@ def predict(config: DictConfig) -> Path:
     output = Path(settings["output"])
     require_writable(output)
     size = settings["batch_size"]
-    with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+    with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
         trainer.predict(model, loader, return_predictions=False)
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]
