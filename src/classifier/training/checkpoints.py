@@ -63,8 +63,7 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     """
     checkpoint = read_checkpoint(path)
     try:
-        model = ImageClassifier(**checkpoint["hyper_parameters"])
-        model.load_state_dict(checkpoint["state_dict"])
+        model = ImageClassifier.from_checkpoint(checkpoint)
     except (TypeError, KeyError, RuntimeError, UserError) as error:
         raise UserError(
             f"ckpt_path={path} holds another kind of model than this version builds ({str(error).splitlines()[0]})"
