@@ -119,6 +119,7 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
             preprocessing={"image_size": [case.size, case.size], "channels": 3},
             optimizer=settings["optimizer"],
             scheduler=settings["scheduler"],
+            trusted=True,
         )
         model.network = case.build()
         model.finetuning = FineTuning(model.network)  # whose parameters the optimiser takes

@@ -1,6 +1,6 @@
 """The parameters of a network as an optimiser takes them: in groups of one learning rate and one weight decay."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -152,23 +152,6 @@ class ParameterGroups:
         if len(ordered) == 1:
             del ordered[0]["name"]  # its curve is then named by the optimiser
         return ordered
-
-
-def require_same_rates(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
-    """Refuse to resume with other shares of the learning rate: the optimiser goes on in the groups that it has.
-
-    Args:
-        before, now: Arguments of `finetune.FineTuning`, in the checkpoint and as given.
-
-    Raises:
-        UserError: With what was changed.
-    """
-    for key, default in (("backbone_lr", 1.0), ("layer_decay", None)):
-        old, new = ((settings or {}).get(key, default) for settings in (before, now))
-        if old != new:
-            raise UserError(
-                f"finetune.{key}={new}: the run to go on with has {old}: leave it as it is, or use init_from=..."
-            )
 
 
 def _rates(network: nn.Module, backbone_lr: float, layer_decay: float | None) -> dict[str, tuple[str, float]]:

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,7 @@ from classifier.errors import UserError
 from classifier.evaluation.figures import rate_figure
 from classifier.evaluation.predictions import write_table
 from classifier.training.averaging import WeightAverage
-from classifier.training.memory import (
-    can_be_limited,
-    described,
-    is_out_of_memory,
-    limited_to_free_memory,
-    same_effective_batch,
-)
+from classifier.training.memory import is_out_of_memory, same_effective_batch
 from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
@@ -152,7 +145,7 @@ def find_rate(
     Raises:
         UserError: The loss does not fall at any rate.
     """
-    model.hparams["scheduler"] = None
+    model.scheduler_config = None
     # a sweep may take several epochs, and is of the first
     model.finetuning.stay(model.finetuning.trained(0))
     datamodule.augmentation.hold(0)
@@ -195,22 +188,23 @@ def find_batch_size(
             f"tune=batch_size tries one process, not {trainer.world_size}: use trainer.devices=1 trainer.num_nodes=1 "
             "trainer.strategy=auto. What it finds is for each process"
         )
-    on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and not can_be_limited():
-        raise UserError("tune=batch_size on a CPU needs Linux, which can limit the memory of a process")
+    if trainer.strategy.root_device.type == "cpu":
+        raise UserError(
+            "tune=batch_size needs a GPU: on a CPU the kernel ends a process that needs too much memory. "
+            "Use trainer=gpu, or lower data.batch_size by hand"
+        )
     # the epoch that takes most
     model.finetuning.stay(model.finetuning.most)
     datamodule.augmentation.hold(datamodule.augmentation.largest)
-    model.micro_batches = None  # what divides a batch would hide that it does not fit
     effective = settings["data"]["batch_size"] * settings["trainer"]["accumulate_grad_batches"]
     largest = 0
-    with limited_to_free_memory() if on_cpu else nullcontext():
-        for size in _candidates(effective, len(datamodule.rows("train"))):
-            if not _fits(settings, model, datamodule, run_dir, size):
-                log.info("%s does not fit", _of(settings, datamodule))
-                break
-            log.info("%s fits", _of(settings, datamodule))
-            largest = size
+    for size in _candidates(effective, len(datamodule.rows("train"))):
+        fits = _fits(settings, model, datamodule, run_dir, size)
+        height, width = datamodule.augmentation.sizes[0]
+        log.info("data.batch_size=%d at %dx%d pixels %s", size, height, width, "fits" if fits else "does not fit")
+        if not fits:
+            break
+        largest = size
     if not largest:
         raise UserError("not even two images fit: use a smaller data.image_size, or a smaller network")
     size, times = same_effective_batch(effective, at_most=largest)
@@ -262,7 +256,3 @@ def _short_trainer(
         "enable_progress_bar": False,  # a bar counts epochs, and here they say nothing
     }
     return build_trainer({**settings, "trainer": short, "callbacks": {}, "logger": {}}, run_dir, callbacks or [])
-
-
-def _of(settings: dict[str, Any], datamodule: ClassificationDataModule) -> str:
-    return described(datamodule.batch_size, datamodule.augmentation.sizes[0], settings["trainer"]["precision"])

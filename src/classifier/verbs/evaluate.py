@@ -18,7 +18,7 @@ from classifier.evaluation.predictions import label_columns, rounded, top_labels
 from classifier.models.network import require_image_size
 from classifier.runs import new_run_dir, plain, run_dir_of
 from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
-from classifier.training.memory import described, out_of_memory_told
+from classifier.training.memory import report_out_of_memory
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
@@ -50,7 +50,7 @@ class PredictionRows(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        probabilities = outputs.softmax(1).cpu()
+        probabilities = outputs.cpu()
         for index, label, row in zip(batch["index"].tolist(), batch["label"].tolist(), probabilities, strict=True):
             self.rows[index] = [*top_labels(row, self.classes, self.top_k), self.classes[label]]
 
@@ -94,8 +94,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         enable_model_summary=False,
     )
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
-    memory = described(datamodule.batch_size, datamodule.preprocessing.image_size, trainer.precision)
-    with out_of_memory_told(memory, f"use data.batch_size={max(1, datamodule.batch_size // 2)}"):
+    size = datamodule.batch_size
+    with report_out_of_memory(f"data.batch_size={size}", f"use data.batch_size={max(1, size // 2)}"):
         trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {
         **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),

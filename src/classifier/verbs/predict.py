@@ -22,7 +22,7 @@ from classifier.files import require_writable
 from classifier.parallel import worker_count
 from classifier.runs import plain
 from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
-from classifier.training.memory import out_of_memory_told
+from classifier.training.memory import report_out_of_memory
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
@@ -151,7 +151,7 @@ def predict(config: DictConfig) -> Path:
     output = Path(settings["output"])
     require_writable(output)
     size = settings["batch_size"]
-    with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+    with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
         trainer.predict(model, loader, return_predictions=False)
     columns = ["path", "status", *label_columns(rows.top_k)]
     cells = [rows.cells[position] for position in range(len(paths))]

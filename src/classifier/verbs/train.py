@@ -20,7 +20,7 @@ from classifier.runs import folder_of, plain, require_changeable, stored_config
 from classifier.training.averaging import WeightAverage, require_average
 from classifier.training.checkpoints import RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
-from classifier.training.memory import described, out_of_memory_told, smaller_batch
+from classifier.training.memory import report_out_of_memory, smaller_batch
 from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.stopping import ending_on_sigterm, exit_code
@@ -71,7 +71,7 @@ def train(config: DictConfig) -> dict[str, float]:
         ckpt_path = last if resuming and last.exists() else None
         model = build_classifier(settings, datamodule, new=ckpt_path is None)
         if tuned is not None:
-            with own_processes(run_dir, resuming), _memory_told(settings, model):
+            with own_processes(run_dir, resuming), _memory_told(settings):
                 return tune(settings, model, datamodule, run_dir)
         if ckpt_path is not None:
             checkpoint = read_checkpoint(ckpt_path, key="resume")
@@ -87,7 +87,7 @@ def train(config: DictConfig) -> dict[str, float]:
             datamodule.require_batch(trainer.world_size)  # before other processes are started, which would say it again
         _log_hyperparameters(trainer, settings)
         _announce(trainer, model, datamodule)
-        with own_processes(run_dir, resuming), _memory_told(settings, model):
+        with own_processes(run_dir, resuming), _memory_told(settings):
             started = time.monotonic()
             try:
                 trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -104,15 +104,13 @@ def train(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _memory_told(settings: dict[str, Any], model: ImageClassifier) -> AbstractContextManager[None]:
+def _memory_told(settings: dict[str, Any]) -> AbstractContextManager[None]:
     """Have an out-of-memory error name the batch size to type."""
-    batch_size, trainer = settings["data"]["batch_size"], settings["trainer"]
-    advice = smaller_batch(batch_size, trainer["accumulate_grad_batches"])
-    if settings["resume"] is not None:
-        advice = "use on_oom=accumulate"
-    elif settings["on_oom"] == "raise":
-        advice += ", or on_oom=accumulate"
-    return out_of_memory_told(described(batch_size, model.preprocessing.image_size, trainer["precision"]), advice)
+    batch_size = settings["data"]["batch_size"]
+    advice = smaller_batch(batch_size, settings["trainer"]["accumulate_grad_batches"])
+    if settings["resume"] is not None:  # which cannot change them
+        advice += ", in a new run with init_from=..."
+    return report_out_of_memory(f"data.batch_size={batch_size}", advice)
 
 
 def _tell_progress(checkpoint: dict[str, Any], settings: dict[str, Any]) -> None:
