@@ -18,7 +18,7 @@ from classifier.errors import UserError, require_choice
 from classifier.evaluation.predictions import write_json
 from classifier.files import full_disk_told
 from classifier.resuming import require_changeable
-from classifier.training.averaging import WeightAverage, require_average
+from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import report_out_of_memory, smaller_batch
@@ -77,7 +77,6 @@ def train(config: DictConfig) -> dict[str, float]:
         if ckpt_path is not None:
             checkpoint = read_checkpoint(ckpt_path, key="resume")
             require_same_model(checkpoint, model, ckpt_path)
-            require_average(checkpoint, settings["ema"])
             _tell_progress(checkpoint, settings)
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         callbacks = [RunRecord(settings, datamodule, overrides), *speed_up(model.network, **settings["speed"])]
