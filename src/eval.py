@@ -1,8 +1,12 @@
 """Evaluate a checkpoint: python src/eval.py ckpt_path=latest split=val"""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig
 
-from classifier.cli import main
+from classifier.cli import from_checkpoint, main
 
 
 def evaluate(config: DictConfig) -> object:
@@ -11,5 +15,11 @@ def evaluate(config: DictConfig) -> object:
     return verbs.evaluate(config)
 
 
+def stored_values(checkpoint: Path) -> Mapping[str, Any]:
+    from classifier import verbs
+
+    return verbs.stored_values(checkpoint)
+
+
 if __name__ == "__main__":
-    main("eval", evaluate)
+    main("eval", evaluate, from_checkpoint(stored_values))

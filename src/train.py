@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from classifier.cli import main
+from classifier.cli import begin_or_resume, main
 
 
 def train(config: DictConfig) -> object:
@@ -12,4 +12,4 @@ def train(config: DictConfig) -> object:
 
 
 if __name__ == "__main__":
-    main("train", train)
+    main("train", train, begin_or_resume)

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from classifier.config import (
+from classifier.data.datamodule import DataSettings
+from classifier.errors import UserError
+from classifier.runs import (
     CONFIG_DIR,
-    GROUPS,
     find_checkpoint,
     find_run,
     find_runs,
@@ -23,8 +24,6 @@ from classifier.config import (
     run_dir_of,
     stored_config,
 )
-from classifier.data.datamodule import DataSettings
-from classifier.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
 
@@ -141,7 +140,7 @@ def test_stored_config_follows_a_moved_directory(old: str, tmp_path: Path) -> No
     }
 
 
-@pytest.mark.parametrize("module", ["classifier.config", "classifier.cli"])
+@pytest.mark.parametrize("module", ["classifier.runs", "classifier.cli"])
 def test_command_line_is_read_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*(name for name in ('torch', 'timm', 'torchvision') if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -169,7 +168,7 @@ def test_experiment_composes_and_has_the_last_word(name: str, tmp_path: Path) ->
     for key, value in leaves(written):
         assert OmegaConf.select(config, key) == value, key
     settings = plain(config)  # resolves every interpolation
-    assert settings.keys() >= {*GROUPS, "seed", "monitor", "loss"}
+    assert settings.keys() >= {"data", "model", "optimizer", "trainer", "seed", "monitor"}
     assert settings["callbacks"]["best"]["dirpath"] == f"{tmp_path}/checkpoints"
 
 

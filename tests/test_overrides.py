@@ -5,7 +5,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from classifier import overrides
+from classifier import cli as overrides
 
 
 @pytest.mark.parametrize(

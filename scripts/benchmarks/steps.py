@@ -17,8 +17,8 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case, wait
-from classifier.config import CONFIG_DIR, plain
 from classifier.data.loader import Batch
+from classifier.runs import CONFIG_DIR, plain
 from classifier.training.finetune import FineTuning
 from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up

@@ -7,9 +7,9 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
-from classifier.config import plain
 from classifier.data.transforms import Augmentation, Preprocessing, random_region
 from classifier.errors import UserError
+from classifier.runs import plain
 from classifier.seeding import seed_place
 from tests.generate import picture, save
 from tests.verbs.command import REPOSITORY

@@ -80,7 +80,7 @@ def pictures(run_dir: Path, tag: str) -> list[tuple[int, Image.Image]]:
 
 
 def fit(run_dir: Path, callback: pl.Callback, **settings: Any) -> None:
-    logger = RunTensorBoardLogger(str(run_dir), log_graph=False)
+    logger = RunTensorBoardLogger(str(run_dir))
     trainer = runs.trainer(run_dir, [callback], max_epochs=2, logger=logger, **settings)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
 

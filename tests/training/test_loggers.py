@@ -71,7 +71,7 @@ def test_resumed_run_replaces_the_rows_it_repeats(tmp_path: Path) -> None:
 
 
 def test_settings_are_in_the_hparams_tab(tmp_path: Path) -> None:
-    logger = RunTensorBoardLogger(str(tmp_path), log_graph=False)
+    logger = RunTensorBoardLogger(str(tmp_path))
     settings = {"seed": 3, "model": {"drop_rate": 0.5, "widths": [4, 8], "weights": None}, "loss": {"kind": "ce"}}
     logger.log_run(settings, ["val/acc", "test/acc"])
     logger.finalize("success")
@@ -105,7 +105,7 @@ def test_run_writes_curves_and_graph_into_the_run_directory_itself(tmp_path: Pat
 
 @pytest.mark.parametrize(("every", "batches", "points"), [(50, 12, 4), (2, 12, 6), (50, 3, 3)])
 def test_a_small_data_set_has_curves_too(every: int, batches: int, points: int, tmp_path: Path) -> None:
-    logger = RunTensorBoardLogger(str(tmp_path), log_graph=False)
+    logger = RunTensorBoardLogger(str(tmp_path))
     trainer = runs.trainer(tmp_path, max_epochs=1, logger=logger, log_every_n_steps=every)
     trainer.fit(runs.make_classifier(), runs.loader(count=4 * batches))
     events = EventAccumulator(str(tmp_path)).Reload()

@@ -14,7 +14,7 @@ from classifier.data import ClassificationDataModule
 from classifier.data.modules import ImageFolderDataModule
 from classifier.errors import UserError
 from classifier.training.checkpoints import BestCheckpoint
-from classifier.training.last_checkpoint import LastCheckpoint
+from classifier.training.stopping import LastCheckpoint
 from classifier.training.module import Batch
 from tests.training import runs
 

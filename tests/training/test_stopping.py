@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from classifier.training.callbacks import RunProgressBar
-from classifier.training.last_checkpoint import LastCheckpoint
+from classifier.training.stopping import LastCheckpoint
 from classifier.training.stopping import RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
 

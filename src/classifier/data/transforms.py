@@ -1,6 +1,7 @@
-"""Training images that are smaller than the others: at first, or all along."""
+"""How an image becomes a network's input: preprocessing, augmentation, and the size of training images."""
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -77,7 +78,7 @@ class Preprocessing:
 
 
 class Augmentation:
-    """Reads an image for training: a random crop, cut while decoding, then torchvision v2 transforms.
+    """Reads an image for training: a random crop, cut while decoding, then transforms, such as torchvision's v2.
 
     All randomness comes from torch's global generator, which the dataset seeds for each sample.
 
@@ -85,7 +86,7 @@ class Augmentation:
         preprocessing: Gives the size; and the crop, where `crop` is None.
         crop: `scale` (min, max share of the area) and `ratio` (min, max of width / height) of
             torchvision's RandomResizedCrop.
-        transforms: Name -> config of a transform on a uint8 tensor (C, H, W), applied in this order; None is skipped.
+        transforms: Name -> config of a transform, uint8 (C, H, W) to the same, applied in this order; None is skipped.
     """
 
     def __init__(
@@ -112,6 +113,32 @@ class Augmentation:
         for step in self.steps:
             image = step(image)
         return image
+
+
+class Albumentations:
+    """An albumentations transform, which takes and gives numpy arrays, as one of `Augmentation`.
+
+    Args:
+        transform: One of albumentations, or a Compose of several.
+
+    Source: A. Buslaev et al., Albumentations: fast and flexible image augmentations, Information 11 (2), 2020.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        if not hasattr(transform, "set_random_state"):
+            raise UserError(
+                f"Albumentations needs a transform of albumentations, not {transform!r}: name it with "
+                "augment.transforms.<name>.transform._target_=albumentations.<Transform>"
+            )
+        self.transform = transform
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Apply it to uint8 (C, H, W), drawing from torch's global generator."""
+        seed = int(torch.randint(2**62, ()))
+        # one state for all steps of a Compose: equal seeds, as set_random_seed gives, would make them draw the same
+        self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        array = self.transform(image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()))["image"]
+        return torch.from_numpy(np.ascontiguousarray(array)).view(*array.shape[:2], -1).permute(2, 0, 1)
 
 
 def random_region(width: int, height: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:

@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import nn
 
-from classifier.config import CONFIG_DIR
+from classifier.runs import CONFIG_DIR
 from classifier.errors import UserError
 from classifier.instantiate import build
 

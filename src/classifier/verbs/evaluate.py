@@ -11,17 +11,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 
-from classifier.config import new_run_dir, plain, run_dir_of
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import UNASSIGNED
 from classifier.errors import require_flag
 from classifier.evaluation.predictions import label_columns, rounded, top_labels, write_json, write_table
 from classifier.models.network import require_image_size
-from classifier.training.checkpoints import RUN_KEY, open_model
+from classifier.runs import new_run_dir, plain, run_dir_of
+from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
 from classifier.training.memory import report_out_of_memory
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
+from classifier.verbs.predict import stored_precision
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,11 @@ class PredictionRows(pl.Callback):
             parts: list[dict[int, list[str]]] = [{} for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, self.rows)
             self.rows = {index: row for part in parts for index, row in part.items()}
+
+
+def stored_values(checkpoint: Path) -> dict[str, Any]:
+    """What eval.yaml takes over from a checkpoint, group by group."""
+    return {"data": read_checkpoint(checkpoint)[RUN_KEY]["config"]["data"], **stored_precision(checkpoint)}
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:

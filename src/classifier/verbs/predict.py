@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from classifier.config import plain
 from classifier.data.image import image_problem
 from classifier.data.image_folder import EXTENSIONS, image_files
 from classifier.data.transforms import Preprocessing
@@ -20,7 +20,8 @@ from classifier.errors import UserError, require_flag
 from classifier.evaluation.predictions import label_columns, top_labels, write_table
 from classifier.files import require_writable
 from classifier.parallel import worker_count
-from classifier.training.checkpoints import open_model
+from classifier.runs import plain
+from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
 from classifier.training.memory import report_out_of_memory
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
@@ -101,6 +102,18 @@ def find_images(inputs: str) -> list[Path]:
     if not found:
         raise UserError(f"inputs={inputs} is no file, no folder, and no pattern that a file matches")
     return found
+
+
+def stored_precision(checkpoint: Path) -> dict[str, Any]:
+    """The precision of the training, for the devices of this machine.
+
+    Raises:
+        UserError: The checkpoint cannot be used.
+    """
+    precision = str(read_checkpoint(checkpoint)[RUN_KEY]["config"]["trainer"]["precision"])
+    if not re.fullmatch(r"[\w-]+", precision):
+        raise UserError(f"ckpt_path={checkpoint} is refused: it holds trainer.precision={precision}")
+    return {"run": {"trainer": {"precision": precision}}}
 
 
 def predict(config: DictConfig) -> Path:

@@ -12,13 +12,12 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from classifier.config import folder_of, plain, stored_config
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, require_choice
 from classifier.evaluation.predictions import write_json
 from classifier.files import full_disk_told
-from classifier.resuming import require_changeable
 from classifier.training.averaging import WeightAverage
+from classifier.runs import folder_of, plain, require_changeable, stored_config
 from classifier.training.checkpoints import RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import report_out_of_memory, smaller_batch

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from classifier.config import read_starts
-from classifier.training import provenance
+from classifier import runs
+from classifier.runs import read_starts
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     identity = ["-c", "user.name=someone", "-c", "user.email=someone@example.com"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *command], cwd=code, check=True)
-    monkeypatch.setattr(provenance, "PACKAGE", code / "src")
+    monkeypatch.setattr(runs, "PACKAGE", code / "src")
     return code
 
 
 def start(tmp_path: Path, *overrides: str) -> dict[str, Any]:
-    provenance.record_start(tmp_path / "run", list(overrides))
+    runs.record_start(tmp_path / "run", list(overrides))
     return read_starts(tmp_path / "run")[-1]
 
 
@@ -63,7 +63,7 @@ def test_changes_and_new_files_are_kept(repository: Path, tmp_path: Path) -> Non
 
 
 def test_a_long_diff_is_cut_with_a_word(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "DIFF_LIMIT", 200)
+    monkeypatch.setattr(runs, "DIFF_LIMIT", 200)
     (repository / "src" / "model.py").write_text("width = 16\n" * 100)
     text = (tmp_path / "run" / start(tmp_path)["git"]["diff"]).read_text()
     assert len(text) < 300
@@ -72,8 +72,8 @@ def test_a_long_diff_is_cut_with_a_word(repository: Path, tmp_path: Path, monkey
 
 def test_without_git(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plain").mkdir()
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "plain")
+    monkeypatch.setattr(runs, "PACKAGE", tmp_path / "plain")
     assert start(tmp_path)["git"] is None  # no repository
-    monkeypatch.setattr(provenance, "PACKAGE", repository)
+    monkeypatch.setattr(runs, "PACKAGE", repository)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert start(tmp_path)["git"] is None  # no program
