@@ -87,45 +87,37 @@ def build_model(
 
 
 def _require_known(config: Mapping[str, Any]) -> None:
-    """Refuse a config that could call anything but a known network.
+    """Refuse a config that could call anything but a known network with plain values.
 
     `torch.nn.functional.torch.utils.collect_env.run`, for one, runs commands.
     """
-    target = config.get("_target_")
+    target, arguments = config.get("_target_"), {key: value for key, value in config.items() if key != "_target_"}
     if target not in known_networks():
         raise UserError(
-            f"model._target_={target} is not opened from a checkpoint: where the network is your own, add a file "
-            f"configs/model/NAME.yaml with `_target_: {target}`, or call "
-            f'classifier.models.register_network("{target}") first'
+            f"model._target_={target} is not built from a checkpoint: for a network of your own, write a "
+            f'configs/model/NAME.yaml with that _target_, or call classifier.models.register_network("{target}") first'
         )
-    _require_plain("model", {key: value for key, value in config.items() if key != "_target_"})
+    if not _is_plain(arguments):
+        raise UserError(f"model={arguments} is refused: a checkpoint may give a network plain values only")
 
 
-def _require_plain(key: str, value: Any) -> None:
-    """Refuse Hydra's own keys, such as `_target_` and `_args_`, and interpolations, at any depth."""
+def _is_plain(value: Any) -> bool:
+    """Whether `value` holds none of Hydra's own keys, such as `_target_` and `_args_`, and no interpolation."""
     if isinstance(value, Mapping):
-        for name, item in value.items():
-            if not isinstance(name, str) or name.startswith("_"):
-                raise UserError(f"{key}.{name} is refused: a checkpoint may give a network plain values alone")
-            _require_plain(f"{key}.{name}", item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _require_plain(key, item)
-    elif not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and "${" in value):
-        raise UserError(f"{key}={value} is refused: a checkpoint may give a network plain values alone")
+        return all(isinstance(key, str) and key[:1] != "_" and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and "${" not in value)
 
 
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.{key}={values} must be a list of numbers, such as model.{key}=[0.5,0.5,0.5]") from error
-    if channels == 1 and len(numbers) == 3:
+    numbers = list(values) if isinstance(values, (list, tuple)) else []
+    fits = all(isinstance(number, (int, float)) and (key == "mean" or number > 0) for number in numbers)
+    if fits and channels == 1 and len(numbers) == 3:
         numbers = [sum(numbers) / 3]
-    if len(numbers) != channels:
-        raise UserError(f"model.{key}={numbers} has {len(numbers)} numbers for {channels} channels")
-    if key == "std" and min(numbers) <= 0:
-        raise UserError(f"model.std={numbers} must be positive")
+    if not fits or len(numbers) != channels:
+        kind = "numbers" if key == "mean" else "positive numbers"
+        raise UserError(f"model.{key}={values} must be {channels} {kind}, one for each channel")
     return numbers
 
 

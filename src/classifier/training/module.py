@@ -14,12 +14,14 @@ from torchmetrics import Metric
 from classifier.data.loader import Batch, ResumableLoader
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_choice
+from classifier.instantiate import build
 from classifier.models.network import build_model, without_weights
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
 from classifier.training.mix import BatchMix
 from classifier.training.optimizers import build_optimizer, has_weight_decay
-from classifier.training.schedules import build_scheduler, forget_length, run_length
+from classifier.training.parameter_groups import parameter_groups
+from classifier.training.schedules import forget_length, run_length
 from classifier.training.sharding import shard
 from classifier.training.task import TASKS, CrossEntropy, build_loss
 
@@ -78,13 +80,10 @@ class ImageClassifier(pl.LightningModule):
             model, num_classes=len(classes), in_chans=channels, image_size=size, trusted=trusted
         )
         self.mix = BatchMix(len(classes), **(mix or {}))
-        self.task = TASKS[task](
-            classes,
-            CrossEntropy(classes=classes)
-            if loss is None
-            else build_loss(loss, classes=classes, class_counts=class_counts),
-        )
-        if loss is not None:
+        if loss is None:
+            self.task = TASKS[task](classes, CrossEntropy(classes=classes))
+        else:
+            self.task = TASKS[task](classes, build_loss(loss, classes=classes, class_counts=class_counts))
             self.task.require_loss(loss["_target_"], mixed=bool(self.mix.kinds))
         self.train_metrics = self.task.train_metrics()
         self.eval_metrics = self.task.evaluation_metrics()
@@ -237,20 +236,18 @@ class ImageClassifier(pl.LightningModule):
             forget_length(state)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        assert self.optimizer_config is not None, "a model to train needs an optimizer"
-        config = self.optimizer_config
-        groups = self.finetuning.groups.build(config.get("lr"), has_weight_decay(config))
+        config, schedule = self.optimizer_config, self.scheduler_config
+        assert config is not None, "a model to train needs an optimizer"
+        groups = parameter_groups(
+            self.network, lr=config.get("lr"), weight_decay=has_weight_decay(config), **self.finetuning.rates
+        )
         optimizer = build_optimizer(config, groups)
-        if self.scheduler_config is None:
+        if schedule is None:
             return optimizer
-        scheduler = build_scheduler(self.scheduler_config, optimizer, run_length(self.trainer))
-        if isinstance(scheduler, ReduceLROnPlateau):
-            # Lightning would step it after the epoch's checkpoint is written, and a resumed run would miss that step:
-            # `on_train_epoch_end` takes it, and Lightning only keeps its state
-            never = 1 << 62
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "frequency": never, "strict": False,
-                                 "monitor": self.scheduler_config["monitor"]},
-            }  # fmt: skip
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = build(schedule, "scheduler", optimizer, run_length(self.trainer))
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # Lightning would step it after the epoch's checkpoint is written, and a resumed run would miss that step:
+        # `on_train_epoch_end` takes it, and Lightning only keeps its state
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch",
+                "frequency": 1 << 62, "strict": False, "monitor": schedule["monitor"]}}  # fmt: skip

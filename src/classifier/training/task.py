@@ -53,7 +53,13 @@ class CrossEntropy(nn.Module):
             class_weight = [sum(class_counts) / (occurring * count) if count else 0.0 for count in class_counts]
         weight = None
         if class_weight != "none":
-            _require_weights(class_weight, classes)
+            numbers = class_weight if isinstance(class_weight, (list, tuple)) else ()
+            fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
+            if len(numbers) != len(classes) or not fits:
+                raise UserError(
+                    f"loss.class_weight={class_weight} must be none, balanced, or {len(classes)} numbers of at least "
+                    f"0, one for each class"
+                )
             weight = torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
@@ -62,18 +68,6 @@ class CrossEntropy(nn.Module):
         return functional.cross_entropy(
             logits, targets, weight=self.weight, reduction="none", label_smoothing=self.label_smoothing
         )
-
-
-def _require_weights(weights: Any, classes: Sequence[str]) -> None:
-    if not isinstance(weights, Sequence) or isinstance(weights, str):
-        raise UserError(f"loss.class_weight={weights} must be none, balanced, or a number for each class")
-    if len(weights) != len(classes):
-        raise UserError(
-            f"loss.class_weight has {len(weights)} numbers for {len(classes)} classes ({', '.join(classes[:10])}"
-            f"{', ...' if len(classes) > 10 else ''}): give one for each, or use loss.class_weight=balanced"
-        )
-    if not all(isinstance(weight, (int, float)) and 0 <= weight < float("inf") for weight in weights):
-        raise UserError(f"loss.class_weight={list(weights)} must be numbers of at least 0")
 
 
 def build_loss(
@@ -177,13 +171,11 @@ class SingleLabel(nn.Module):
 
     def predictions(self, probabilities: torch.Tensor, top_k: int) -> pd.DataFrame:
         """The likeliest classes of each image, in `prediction_columns`; probabilities float (B, K)."""
-        values, labels = probabilities.double().cpu().topk(min(top_k, len(self.classes)))
-        names = pd.Index(self.classes)
-        columns: dict[str, Any] = {}
-        for rank, (label, confidence) in enumerate(zip(labels.T.numpy(), values.T.numpy().round(6), strict=True), 1):
-            end = "" if rank == 1 else f"_{rank}"
-            columns |= {f"label{end}": names.take(label), f"confidence{end}": confidence}
-        return pd.DataFrame(columns, columns=self.prediction_columns(top_k))
+        columns = self.prediction_columns(top_k)
+        values, labels = probabilities.double().cpu().topk(len(columns) // 2)
+        ranks = zip(labels.T.numpy(), values.T.numpy().round(6), strict=True)
+        cells = [column for label, confidence in ranks for column in (pd.Index(self.classes).take(label), confidence)]
+        return pd.DataFrame(dict(zip(columns, cells, strict=True)))
 
 
 TASKS: dict[str, type[SingleLabel]] = {"single_label": SingleLabel}

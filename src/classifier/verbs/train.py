@@ -18,7 +18,7 @@ from classifier.errors import UserError, require_choice, require_flag, require_w
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk
 from classifier.runs import folder_of, plain, require_changeable, stored_config
-from classifier.training.averaging import WeightAverage, require_average
+from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RUN_KEY, RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import report_out_of_memory, smaller_batch
@@ -124,7 +124,6 @@ def _out_of_memory_reported(settings: dict[str, Any]) -> AbstractContextManager[
 def _require_resumable(settings: dict[str, Any], model: ImageClassifier, ckpt_path: Path) -> None:
     checkpoint = read_checkpoint(ckpt_path, key="resume")
     require_same_model(checkpoint, model, ckpt_path)
-    require_average(checkpoint, settings["ema"])
     epoch, limit = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     log.info("resuming from step %d, %s epoch %d", checkpoint["global_step"], "in" if epoch > done else "after", epoch)
