@@ -89,7 +89,7 @@ def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, pa
     shapes, own = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
     different = [name for name in shapes | own if shapes.get(name) != own.get(name)]
     if different:
-        raise UserError(f"{path} holds another network than this code builds, {different[0]} first: restore the code, {remedy}")
+        raise UserError(f"{path} holds another network, {different[0]} first, than this code: restore it, {remedy}")
 
 
 def init_from(model: pl.LightningModule, path: Path) -> str:
@@ -252,10 +252,6 @@ class BestCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(str(self.dirpath), Path(path).name)) if path else path
 
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        super().load_state_dict({
-            **state_dict,
-            **{key: here(state_dict[key]) for key in paths},
-            "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
-            "dirpath": self.dirpath,
-        })
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})
