@@ -206,7 +206,7 @@ def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
         raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
     paths = table["path"][usable(table)]
     # not pandas' extract, which may be RE2's, with another grammar
-    found = [match[expression.groups and 1] if match else "" for match in map(expression.search, paths)]
+    found = [(match and match[min(expression.groups, 1)]) or "" for match in map(expression.search, paths)]
     if "" in found:  # an empty text would put all such images into one group
         path = paths.iloc[found.index("")]
         raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
