@@ -13,8 +13,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from classifier.errors import UserError
-from classifier.training.stopping import LastCheckpoint
 from classifier.training.schedules import RunLength, build_scheduler, forget_length, run_length
+from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 SCHEDULES = "classifier.training.schedules"
