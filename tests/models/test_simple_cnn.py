@@ -5,9 +5,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from classifier.config import CONFIG_DIR
 from classifier.errors import UserError
 from classifier.models import SimpleCNN
+from classifier.runs import CONFIG_DIR
 
 
 def parameter_counts(network: SimpleCNN) -> list[int]:

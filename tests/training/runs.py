@@ -31,6 +31,7 @@ def make_classifier(
         "classes": [f"class {number}" for number in range(num_classes)],
         "preprocessing": {"image_size": [size, size], "channels": channels},
         "optimizer": ADAMW,
+        "trusted": True,
     }
     return ImageClassifier(**{**arguments, **settings})
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from classifier.errors import UserError
 from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
-from classifier.training.checkpoints import RunCheckpoint
-from classifier.training.last_checkpoint import LastCheckpoint
+from classifier.training.checkpoints import BestCheckpoint
 from classifier.training.module import ImageClassifier
+from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 Weights = dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ def loss_of(weights: Weights) -> float:
 
 
 def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
-    best = RunCheckpoint(dirpath=tmp_path, filename="best", monitor="val/loss")
+    best = BestCheckpoint(dirpath=tmp_path, monitor="val/loss", mode="min")
     model = runs.make_classifier()
     trainer = runs.trainer(tmp_path, [WeightAverage(0.99), best], max_epochs=5)
     trainer.fit(model, runs.loader(), runs.loader())
@@ -141,7 +141,7 @@ def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
 
 def test_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     def fit(folder: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
-        keep = LastCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+        keep = LastCheckpoint(dirpath=folder, filename="step={step}", every_n_train_steps=2)
         trainer = runs.trainer(tmp_path, [WeightAverage(0.99), keep], max_epochs=3)
         trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
         return load(folder / "step=9.ckpt")

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from classifier.errors import UserError
 from classifier.training import ImageClassifier
 from classifier.training.finetune import FineTuning
-from classifier.training.last_checkpoint import LastCheckpoint
+from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 # three stages and a head with dropout
@@ -122,7 +122,7 @@ def test_schedule(settings: dict[str, int], trained: list[int]) -> None:
 
 @pytest.mark.parametrize("step", [2, 3, 4, 6, 8, 11])  # 3 an epoch
 def test_resumed_run_has_the_bits_of_one_that_was_not_stopped(step: int, tmp_path: Path) -> None:
-    keep = LastCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    keep = LastCheckpoint(dirpath=tmp_path, filename="step={step}", every_n_train_steps=1)
     adamw = {"_target_": "torch.optim.AdamW", "lr": 0.01}
 
     def last_step(checkpoint: Path | None) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classifier.errors import UserError
 from classifier.seeding import seed_place
-from classifier.training.checkpoints import RunCheckpoint
 from tests.training import runs
 
 SCHEDULES = "classifier.training.schedules"
@@ -203,7 +202,7 @@ class Losses(pl.Callback):
 def test_plateau_steps_before_the_checkpoint_of_its_epoch(tmp_path: Path) -> None:
     # the loss falls, which `max` takes for a plateau
     plateau = {"_target_": f"{SCHEDULES}.plateau", "monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0}
-    every = RunCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    every = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     record = Losses()
     model = runs.make_classifier(scheduler=plateau)
     runs.trainer(tmp_path, [every, record], max_epochs=4).fit(model, runs.loader(), runs.loader())
@@ -233,7 +232,7 @@ class Rates(pl.Callback):
 def test_run_that_is_resumed_for_longer_takes_up_the_longer_schedule(name: str, tmp_path: Path) -> None:
     def rates(max_epochs: int, ckpt_path: Path | None = None) -> list[float]:
         record = Rates()
-        last = RunCheckpoint(dirpath=tmp_path, filename="last", enable_version_counter=False)
+        last = ModelCheckpoint(dirpath=tmp_path, filename="last", enable_version_counter=False)
         model = runs.make_classifier(scheduler={"_target_": f"{SCHEDULES}.{name}"})
         trainer = runs.trainer(tmp_path, [record, last], max_epochs=max_epochs)
         trainer.fit(model, runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)

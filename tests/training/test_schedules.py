@@ -13,8 +13,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from classifier.errors import UserError
-from classifier.training.last_checkpoint import LastCheckpoint
 from classifier.training.schedules import RunLength, build_scheduler, forget_length, run_length
+from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 SCHEDULES = "classifier.training.schedules"
@@ -196,7 +196,7 @@ def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_run_resumed_at_any_step_has_the_rates_of_one_that_was_not_stopped(every: int, tmp_path: Path) -> None:
-    keep = LastCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    keep = LastCheckpoint(dirpath=tmp_path, filename="step={step}", every_n_train_steps=1)
     settings: dict[str, Any] = {"max_epochs": 2, "accumulate_grad_batches": every}
     per_epoch = math.ceil(10 / every)
     whole = fit(tmp_path, COSINE, keep, **settings)

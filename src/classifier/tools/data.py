@@ -3,7 +3,7 @@
 import pandas as pd
 from omegaconf import DictConfig
 
-from classifier.config import plain
+from classifier.runs import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import SPLITS
 from classifier.errors import require_whole

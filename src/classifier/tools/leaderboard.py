@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.config import on_main_process
 from classifier.errors import UserError, did_you_mean, require_whole
 from classifier.files import whole_file
+from classifier.runs import on_main_process
 
 TARGET = "._target_"
 ABSENT = "null"  # a key that a config lacks counts as off
