@@ -23,15 +23,10 @@ from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, image_ids,
 from classifier.errors import require_flag, require_number
 from classifier.files import require_outside, require_writable, whole_file
 from classifier.parallel import parallel_map, tracked, worker_count
-<<<<<<< HEAD
+from classifier.runs import plain
 from classifier.tools.data import class_counts, class_table
 from classifier.tools.image_facts import THUMBNAIL, Facts, image_facts
 from classifier.tools.near_duplicates import near_duplicates
-=======
-from classifier.runs import plain
-from classifier.tools.data import flag
-from classifier.tools.near_duplicates import equal_ones, members, near_duplicates
->>>>>>> config
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import pandas as pd
 from omegaconf import DictConfig
 
-from classifier.runs import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import SPLITS
 from classifier.errors import require_whole
+from classifier.runs import plain
 
 SHOWN = 40  # classes; of more, those with most and fewest images
 

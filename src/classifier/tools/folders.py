@@ -16,7 +16,7 @@ from classifier.data.image import decode, everything, upright_size
 from classifier.data.image_folder import EXTENSIONS
 from classifier.data.samples import BOX, SPLITS
 from classifier.errors import UserError, require_choice, require_flag, require_whole
-from classifier.files import require_outside, whole_file
+from classifier.files import require_outside, whole_file, write_csv
 from classifier.parallel import parallel_map, tracked, worker_count
 from classifier.tools.data import open_data
 
@@ -58,8 +58,7 @@ def crop(config: DictConfig) -> Path:
         raise UserError(f"output={output} is a file and not a folder: name another place")
     files = plan(datamodule, config)
     _require_same(output, files, config.overwrite)
-    with whole_file(output / LIST) as scratch:  # before the files, so that none is ever there unlisted
-        files.to_csv(scratch, index=False)
+    write_csv(output / LIST, files)  # before the files, so that none is ever there unlisted
     todo = [file for file in files.itertuples() if not (output / str(file.path)).exists()]
 
     def write(file: Any) -> None:

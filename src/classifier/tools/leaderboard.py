@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.errors import UserError, did_you_mean, require_whole
-from classifier.files import whole_file
+from classifier.files import write_csv
 from classifier.runs import on_main_process
 
 TARGET = "._target_"
@@ -80,7 +80,7 @@ def compare(
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
     rows = rows.head(limit or len(rows))
     if csv is not None:
-        write_csv(rows, csv)
+        write_metrics(rows, csv)
     if csv != "-":
         print_table(rows, metric)
         shown = f"{len(rows)} means" if over else f"{len(rows)}"
@@ -233,7 +233,7 @@ def print_table(rows: pd.DataFrame, metric: str) -> None:
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 
-def write_csv(rows: pd.DataFrame, target: str) -> None:
+def write_metrics(rows: pd.DataFrame, target: str) -> None:
     """Write all metrics, and the settings in which the rows differ, to a file, or to stdout for `-`.
 
     Raises:
@@ -246,8 +246,7 @@ def write_csv(rows: pd.DataFrame, target: str) -> None:
     if target == "-":
         table.to_csv(sys.stdout, index=False)
     else:
-        with whole_file(Path(target), "--csv") as scratch:
-            table.to_csv(scratch, index=False)
+        write_csv(Path(target), table, "--csv")
 
 
 def _require_known(option: str, value: str, known: pd.DataFrame) -> None:
