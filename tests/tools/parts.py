@@ -23,7 +23,7 @@ def refusal(name: str, *arguments: str, cwd: Path) -> str:
 
 def opened(root: Path, **settings: object) -> ClassificationDataModule:
     """A folder as training reads it."""
-    datamodule = ImageFolderDataModule(root, **settings)
+    datamodule = ImageFolderDataModule(root, **settings)  # type: ignore[arg-type]
     datamodule.setup()
     return datamodule
 
