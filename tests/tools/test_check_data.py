@@ -3,9 +3,7 @@
 import json
 import logging
 import struct
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,11 @@ from benchmarks.photos import photo
 from classifier.data import ClassificationDataModule
 from classifier.data.image import Box, PillowImage, decode, everything
 from classifier.data.jpeg import ORIENTATION_TAG
-from classifier.data.transforms import Preprocessing
-from classifier.parallel import worker_count
 from classifier.tools.check_data import KINDS, duplicate_findings, image_findings, near_duplicate_findings, read_all
 from classifier.tools.image_facts import THUMBNAIL, image_facts
 from tests import generate
 from tests.generate import save
+from tests.tools.parts import files
 from tests.verbs.command import Result, run
 
 CHECK = "../scripts/check_data"  # beside src/
@@ -46,10 +43,6 @@ def found(root: Path) -> dict[str, list[set[str]]]:
 
 def details(root: Path) -> dict[str, str]:
     return {item["names"][0]: item["detail"] for kind in report(root)["found"] for item in kind["items"]}
-
-
-def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def said_beside(result: Result) -> list[str]:
@@ -114,7 +107,7 @@ def plant_forms(root: Path, random: np.random.Generator) -> dict[str, list[set[s
         "palette": ["frames.gif", "palette.png"],
         "transparency": ["alpha.png"],
     }
-    return {kind: [{f"train/cat/{name}"} for name in files] for kind, files in names.items()}
+    return {kind: [{f"train/cat/{name}"} for name in of_kind] for kind, of_kind in names.items()}
 
 
 def plant_twins(root: Path, random: np.random.Generator) -> dict[str, list[set[str]]]:
@@ -148,11 +141,11 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
         path.unlink()
     (root / "test" / "owl").rmdir()
     planted |= {"missing class": [{"owl"}], "few images": [{"rare"}], "imbalance": [{"cat", "rare"}]}
-    before = contents(root)
+    before = files(root)
     result = check(root, "max_pixels=20000", "max_imbalance=5", r"data.group_pattern='(\w+)\.\w+$'")
     assert result.code == 3, result.err
     assert found(root) == planted
-    assert contents(root) == before
+    assert files(root) == before
     severities = {kind["kind"]: kind["severity"] for kind in report(root)["found"]}
     assert severities == {kind: KINDS[kind][0] for kind in planted}
     assert list(severities) == [kind for kind in KINDS if kind in planted], "the worst first"
@@ -196,9 +189,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert check(root, "strict=true").code == 0, "an info is no fault"
     assert check(root, "strict=true", "min_side=90").code == 3
     assert len(found(root)["tiny"]) == 25
-    save(photo(random, (12, 80)), root / "a" / "tiny.jpg")
-    assert check(root).code == 0
-    assert check(root, "strict=true").code == 3
+    assert check(root, "min_side=90").code == 0
     (root / "a" / "empty.jpg").touch()
     assert check(root).code == 3
 
@@ -372,30 +363,3 @@ def test_one_class_and_none(tmp_path: Path) -> None:
         path.write_bytes(struct.pack("B", 7))
     assert check(root).code == 3
     assert len(found(root)["unreadable"]) == 12
-
-
-@pytest.mark.slow
-def test_it_takes_no_longer_than_decoding(tmp_path: Path) -> None:
-    """On 10,000 pictures that are all different, of which it takes none for copies; measured: 0.5 to 0.7 of it."""
-    for number, name in enumerate("abcde"):
-        random = np.random.default_rng(number)
-        for index in range(2000):
-            save(photo(random, (160, 120)), tmp_path / "photos" / name / f"{index}.jpg", quality=85)
-    paths = sorted((tmp_path / "photos").rglob("*.jpg"))
-    read = Preprocessing((128, 128))
-
-    def decode_all() -> None:
-        with ThreadPoolExecutor(worker_count("auto")) as pool:
-            assert len(list(pool.map(read, paths))) == len(paths)
-
-    def check_all() -> None:
-        assert check(tmp_path / "photos").code == 0
-        assert found(tmp_path / "photos") == {}
-
-    times: dict[str, list[float]] = {"decode": [], "check": []}
-    for _ in range(2):
-        for name, work in (("decode", decode_all), ("check", check_all)):
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    assert min(times["check"]) < 3 * min(times["decode"])  # on a busy machine

