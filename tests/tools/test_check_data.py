@@ -162,7 +162,7 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert said_beside(result) == []
 
 
-def test_a_clean_set_has_nothing_to_remark(tmp_path: Path) -> None:
+def test_nothing_is_found_in_a_clean_set(tmp_path: Path) -> None:
     """Several hundred different photographs, and blank ones, that are alike without being copies."""
     random = np.random.default_rng(1)
     root = tmp_path / "photos"
@@ -226,9 +226,9 @@ def test_boxes(tmp_path: Path) -> None:
     save(image, root / "images" / "dog1.jpg")
     assert check(root, "data.image_size=32", data="annotation_crop").code == 3
     boxes = "(10, 10, 100, 90)"
-    remarks = found(root)
-    remarks.pop("alike in two parts", None)  # as the split falls
-    assert remarks == {
+    findings = found(root)
+    findings.pop("alike in two parts", None)  # as the split falls
+    assert findings == {
         "unusable annotation": [{"annotations/broken.xml"}],
         "box outside": [{"images/out.jpg (199, 199, 300, 300)"}],
         "box cut": [{"images/over.jpg (49, 19, 170, 90)"}],

@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 KINDS = {
     "empty file": ("error", "it has no bytes"),
     "truncated": ("error", "the file was cut off"),
-    "unreadable": ("error", "no image, a damaged one, or a file that cannot be opened"),
+    "unreadable": ("error", "not an image, a damaged one, or a file that cannot be opened"),
     "too many pixels": ("error", "decoding is refused, as it could take all memory"),
     "unusable annotation": ("error", "training refuses it as well"),
     "box outside": ("error", "no part of the box lies in the image"),
     "same, other class": ("error", "equal images with different labels"),
-    "same in two parts": ("error", "equal images in training and in evaluation, whose score they falsify"),
+    "same in two parts": ("error", "equal images in training and in evaluation: they falsify its score"),
     "divided group": ("error", "one group in two prescribed parts"),
-    "one class": ("error", "a classifier needs two at least"),
+    "one class": ("error", "a classifier needs at least two"),
     "untrained class": ("error", "the class has no training images"),
     "wrong extension": ("warning", "the content has another format than the name says"),
     "several frames": ("warning", "only the first one is read"),
@@ -65,7 +65,7 @@ KINDS = {
 }
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 FOUND_ERRORS = 3  # exit code
-MOST_COMPARED = 200_000  # samples, all pairs of which take two minutes on two cores
+MOST_COMPARED = 200_000  # samples; comparing all their pairs takes two minutes on two cores
 MIN_COMPARED = 2 * THUMBNAIL  # pixels of a side; smaller pictures look alike without being copies
 CHUNK = 32  # images a task
 EXAMPLES = 3  # of each kind, and names of each example
@@ -163,7 +163,7 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
 def image_findings(
     table: pd.DataFrame, image_size: tuple[int, int], min_side: float, max_pixels: float, margin: bool
 ) -> list[Finding]:
-    """What there is to say of files, of sizes and of boxes.
+    """Findings on files, on sizes and on boxes.
 
     Args:
         image_size: Height and width, in pixels, that training reads.
@@ -221,7 +221,7 @@ def near_duplicate_findings(table: pd.DataFrame, thumbnails: np.ndarray, most: i
 
 
 def _copies(word: str, inside: str, names: list[str], labels: Iterable[str], parts: pd.Series) -> list[Finding]:
-    """What there is to say of copies; `inside` is the kind of those of one class and in one part."""
+    """Findings on one group of copies; `inside` is their kind if they are of one class and in one part."""
     distinct, taken = sorted(set(labels)), _parts(parts)
     found = [(f"{word}, other class", names, " or ".join(distinct))] if len(distinct) > 1 else []
     found += [(f"{word} in two parts", names, " and ".join(taken))] if len(taken) > 1 else []

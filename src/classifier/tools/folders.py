@@ -80,8 +80,8 @@ def crop(config: DictConfig) -> Path:
 def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFrame:
     """The files to write, by their row in `samples`, as the columns of split.csv.
 
-    Of two equal names in a folder the second gets a number. The names are a function of the samples in the part and
-    of their order alone.
+    Of two equal names in a folder the second gets a number. The names depend only on the samples of the part and
+    on their order.
 
     Raises:
         UserError: Links are asked for where a sample is not an image file.

@@ -194,7 +194,7 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
 
     A metric that one of the runs lacks has no mean.
     """
-    endings = tuple(f".{key}" for key in over)  # data.seed goes with seed, of which it is the copy
+    endings = tuple(f".{key}" for key in over)  # data.seed is a copy of seed, and goes with it
     settings = part(runs, "settings")
     settings = settings.drop(columns=[key for key in settings if f".{key}".endswith(endings)])
     keys = differing(settings)

@@ -155,7 +155,7 @@ def _show(axes: Axes, left: float, top: float, pixels: np.ndarray, box: Sequence
 
 
 def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end: bool = False, **style: Any) -> None:
-    """One line of text, of which at most `width` cells are kept."""
+    """Write one line of text, cut to `width` cells."""
     shown, most = drawable(text), width * CELL * DPI
     artist = axes.text(x, y, shown, parse_math=False, **{"fontsize": 8.5, "fontfamily": _fonts(), **style})
     while (found := artist.get_window_extent().width) > most and shown:
@@ -165,7 +165,7 @@ def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end:
 
 
 def drawable(text: str) -> str:
-    """`text` in one line, with numbers in the place of characters that no font has, such as \\u72ac."""
+    """`text` in one line, with characters that no font has as numbers, such as \\u72ac."""
     known = _characters()
     return "".join(
         character if ord(character) in known else character.encode("ascii", "backslashreplace").decode()

@@ -70,7 +70,7 @@ def measure(datamodule: ClassificationDataModule) -> tuple[np.ndarray, pd.DataFr
     """
     if "train" not in datamodule.parts:
         raise UserError(
-            f"{datamodule.root} has no training images, and these numbers are of them alone: "
+            f"{datamodule.root} has no training images, which these numbers describe: "
             "name another split with data.split_file=..., or lower data.test_fraction"
         )
 
