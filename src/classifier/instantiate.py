@@ -17,11 +17,11 @@ def require_plain(value: Any, key: str) -> None:
     """Refuse a value from a checkpoint that Hydra would do more with than pass it on.
 
     Raises:
-        UserError: It holds, at any depth, a key such as `_target_`, an interpolation, or an object.
+        UserError: It holds, at any depth, a key such as `_target_` or `defaults`, an interpolation, or an object.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():
-            if not isinstance(name, str) or name.startswith("_"):
+            if not isinstance(name, str) or name.startswith("_") or "@" in name or name == "defaults":
                 raise UserError(f"{key}.{name} is refused: from a checkpoint come plain values alone")
             require_plain(item, f"{key}.{name}")
     elif isinstance(value, (list, tuple)):
