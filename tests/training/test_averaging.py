@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from classifier.errors import UserError
 from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
-from classifier.training.checkpoints import RunCheckpoint
+from classifier.training.checkpoints import BestCheckpoint
 from classifier.training.stopping import LastCheckpoint
 from classifier.training.module import ImageClassifier
 from tests.training import runs
@@ -100,7 +100,7 @@ def loss_of(weights: Weights) -> float:
 
 
 def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
-    best = RunCheckpoint(dirpath=tmp_path, filename="best", monitor="val/loss")
+    best = BestCheckpoint(dirpath=tmp_path, monitor="val/loss", mode="min")
     model = runs.make_classifier()
     trainer = runs.trainer(tmp_path, [WeightAverage(0.99), best], max_epochs=5)
     trainer.fit(model, runs.loader(), runs.loader())

@@ -7,9 +7,9 @@ import torch
 import yaml
 from torch import nn
 
-from classifier.runs import CONFIG_DIR
 from classifier.errors import UserError
 from classifier.instantiate import build
+from classifier.runs import CONFIG_DIR
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

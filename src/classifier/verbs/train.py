@@ -16,8 +16,8 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, require_choice
 from classifier.evaluation.predictions import write_json
 from classifier.files import full_disk_told
-from classifier.training.averaging import WeightAverage
 from classifier.runs import folder_of, plain, require_changeable, stored_config
+from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RunRecord, read_checkpoint, require_same_model
 from classifier.training.loggers import RunTensorBoardLogger
 from classifier.training.memory import report_out_of_memory, smaller_batch
