@@ -92,7 +92,7 @@ def _require_known(config: Mapping[str, Any]) -> None:
     `torch.nn.functional.torch.utils.collect_env.run`, for one, runs commands.
     """
     target, arguments = config.get("_target_"), {key: value for key, value in config.items() if key != "_target_"}
-    if target not in known_networks():
+    if str(target) not in known_networks():
         raise UserError(
             f"model._target_={target} is not built from a checkpoint: for a network of your own, write a "
             f'configs/model/NAME.yaml with that _target_, or call classifier.models.register_network("{target}") first'
