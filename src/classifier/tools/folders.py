@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LIST = "split.csv"
 FORMATS = {"jpg": "JPEG", "png": "PNG"}
-LINKS = ("symlink", "hardlink", "copy")
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows keeps these for devices
 LONGEST = 200  # bytes, of the 255 that most file systems take: numbers and suffixes are added
@@ -43,7 +42,7 @@ def crop(config: DictConfig) -> Path:
         UserError: Wrong input; files that were made in another way, where `overwrite` is false.
     """
     output = Path(config.output)
-    require_choice("mode", config.mode, ("image", *LINKS))
+    require_choice("mode", config.mode, ("image", "symlink", "hardlink", "copy"))
     require_choice("format", config.format, FORMATS)
     if config.size is not None:
         require_whole("size", config.size, 1)
@@ -59,7 +58,7 @@ def crop(config: DictConfig) -> Path:
     files = plan(datamodule, config)
     _require_same(output, files, config.overwrite)
     write_csv(output / LIST, files)  # before the files, so that none is ever there unlisted
-    todo = [file for file in files.itertuples() if not (output / str(file.path)).exists()]
+    todo = [file for file in files.itertuples() if not (output / str(file.path)).is_file()]
 
     def write(file: Any) -> None:
         with whole_file(output / file.path) as scratch:
@@ -135,27 +134,23 @@ def distinct(stems: pd.Series, suffixes: pd.Series | str = "") -> pd.Series:
 
 
 def _require_same(output: Path, files: pd.DataFrame, overwrite: bool) -> None:
-    """Refuse an output folder with other images than `files`; with `overwrite`, remove those that are to be written."""
-    found = (path.relative_to(output).as_posix() for path in output.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    if foreign := sorted(set(found) - set(files["path"])):
-        raise UserError(  # of another split, they would be in two parts at once
-            f"output={output} holds {len(foreign)} images that do not belong to this split, {foreign[0]} first: "
-            "remove them, or name another folder"
-        )
-    there = files[[(output / path).exists() for path in files["path"]]]
-    if overwrite:
-        for path in there["path"]:  # first of all, so that what a kill leaves can be completed too
-            (output / path).unlink()
-        return
-    listed = there[:0]
+    """Refuse an output folder with images that are not among `files`, or that were made in another way.
+
+    With `overwrite`, those of `files` are removed first of all, so that a call after a kill can complete them.
+    """
+    listed = files[:0]
     if (output / LIST).is_file():
         listed = pd.read_csv(output / LIST, dtype="str", keep_default_na=False)
-    changed = there[~there["path"].isin(there.merge(listed)["path"])]
-    if len(changed):
-        raise UserError(
-            f"output={output} holds {len(changed)} images that were made from something else or with other settings, "
-            f"{changed['path'].iloc[0]} first: use overwrite=true, or another output=..."
+    kept = set(files["path"] if overwrite else files.merge(listed)["path"])
+    found = [path for path in output.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir()]
+    if others := sorted({path.relative_to(output).as_posix() for path in found} - kept):
+        remedy = "remove them" if overwrite else "use overwrite=true for those of this split, remove others"
+        raise UserError(  # images of another split would be in two parts at once
+            f"output={output} holds {len(others)} images that are not of this split, or were made with other "
+            f"settings, {others[0]} first: {remedy}, or name another folder with output=..."
         )
+    for path in found if overwrite else []:
+        path.unlink()
 
 
 def _write_image(target: Path, datamodule: ClassificationDataModule, row: int, config: DictConfig) -> None:

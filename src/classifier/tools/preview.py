@@ -157,7 +157,7 @@ def _show(axes: Axes, left: float, top: float, pixels: np.ndarray, box: Sequence
 def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end: bool = False, **style: Any) -> None:
     """Write one line of text, cut to `width` cells."""
     shown, most = drawable(text), width * CELL * DPI
-    artist = axes.text(x, y, shown, parse_math=False, **{"fontsize": 8.5, "fontfamily": _fonts(), **style})
+    artist = axes.text(x, y, shown, parse_math=False, **{"fontsize": 8.5, "fontfamily": list(_fonts()), **style})
     while (found := artist.get_window_extent().width) > most and shown:
         kept = int(len(shown) * most / found) - 1
         shown = shown[len(shown) - kept :] if keep_end else shown[:kept]
@@ -166,7 +166,7 @@ def _write(axes: Axes, x: float, y: float, text: str, width: float, *, keep_end:
 
 def drawable(text: str) -> str:
     """`text` in one line, with characters that no font has as numbers, such as \\u72ac."""
-    known = _characters()
+    known = set().union(*_fonts().values())
     return "".join(
         character if ord(character) in known else character.encode("ascii", "backslashreplace").decode()
         for character in " ".join(text.split())
@@ -174,11 +174,7 @@ def drawable(text: str) -> str:
 
 
 @cache
-def _fonts() -> list[str]:
-    return [name for name in FONTS if name in font_manager.get_font_names()]
-
-
-@cache
-def _characters() -> frozenset[int]:
-    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _fonts()]
-    return frozenset().union(*(font.get_charmap() for font in fonts))
+def _fonts() -> dict[str, set[int]]:
+    """The fonts that are installed, and the characters that they have."""
+    found = [name for name in FONTS if name in font_manager.get_font_names()]
+    return {name: set(font_manager.get_font(font_manager.findfont(name)).get_charmap()) for name in found}
