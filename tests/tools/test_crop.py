@@ -17,7 +17,7 @@ from classifier.tools.folders import LONGEST, distinct, safe_name
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script
-from tests.verbs.command import run, start
+from tests.verbs.command import start
 
 PHOTOS = ("data=folder", "data.root=photos", "output=out")
 
@@ -163,15 +163,6 @@ def test_other_settings_are_refused_or_redone(annotated: Path, tmp_path: Path) -
     assert "0 written, 60 were there" in script("crop", *boxes(annotated, "size=10"), cwd=tmp_path).out
     (tmp_path / "out" / "split.csv").unlink()  # then what is there may be anything
     assert "overwrite=true" in refusal("crop", *boxes(annotated, "size=10"), cwd=tmp_path)
-
-
-def test_stopped_by_ctrl_c(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("classifier.tools.folders.decode", stop)
-    result = run("crop", *boxes(annotated), cwd=tmp_path, folder="scripts")
-    assert (result.code, result.err.splitlines()[-1]) == (130, "stopped")
 
 
 @pytest.mark.parametrize("mode", ["symlink", "hardlink", "copy"])
