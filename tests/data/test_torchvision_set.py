@@ -155,7 +155,9 @@ def test_given_classes(tmp_path: Path) -> None:
         read(tmp_path, "EuroSAT", classes=["blue"])
 
 
-@pytest.mark.parametrize(("name", "file"), [("EuroSAT", "eurosat/2750/red/2.jpg"), ("OxfordIIITPet", "oxford-iiit-pet/images/green_1.jpg")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("EuroSAT", "eurosat/2750/red/2.jpg"), ("OxfordIIITPet", "oxford-iiit-pet/images/green_1.jpg")]
+)
 def test_a_damaged_picture_is_a_problem(tmp_path: Path, name: str, file: str) -> None:
     LAYOUTS[name](tmp_path)
     (tmp_path / file).write_bytes(b"")
