@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image import Picture
-from classifier.data.samples import require_known
 from classifier.errors import UserError, did_you_mean
 from classifier.files import made_once
 
@@ -57,10 +57,10 @@ class ArrayDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        self.keys = {"train": (x_train, y_train), "val": (x_val, y_val), "test": (x_test, y_test)}
-        for part, (images, labels) in self.keys.items():
-            if (images is None) != (labels is None):
-                raise UserError(f"data.x_{part}={images} and data.y_{part}={labels}: name both arrays, or use null")
+        keys = {"train": (x_train, y_train), "val": (x_val, y_val), "test": (x_test, y_test)}
+        self.keys = {part: (x, y) for part, (x, y) in keys.items() if x is not None and y is not None}
+        if not self.keys or any((x is None) != (y is None) for x, y in keys.values()):
+            raise UserError(f"name images and labels of a part, as data.x_train=... data.y_train=..., not {keys}")
         if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
             raise UserError(f"data.value_range={list(value_range)} must be two numbers, the lower one first: [0,1]")
         self.classes_key = classes_key
@@ -74,67 +74,44 @@ class ArrayDataModule(ClassificationDataModule):
                 differ in number.
         """
         files = ArrayFiles(self.root, self.cache_dir)
-        parts = self._parts(files)
-        listed = self._listed_classes(files)
+        parts = dict(self.keys)
+        if parts.get("test") == DEFAULT_TEST and not set(DEFAULT_TEST) & set(files.names):
+            del parts["test"]
+            log.info("%s has %s, no %s: the test part is cut from training", self.root, files.names, DEFAULT_TEST[0])
+        names = self._class_names(files)
         images = {x: files.open(x, f"x_{part}") for part, (x, _) in parts.items()}
         tables = []
         for part, (x, y) in parts.items():
             require_images(images[x], x, f"x_{part}")
             labels = read_labels(files.open(y, f"y_{part}"), y, f"y_{part}")
             if len(images[x]) != len(labels):
-                raise UserError(
-                    f"{x} has {len(images[x])} images and {y} {len(labels)} labels: name arrays that belong together "
-                    f"with data.x_{part}=... data.y_{part}=..."
-                )
-            if listed and labels.dtype.kind == "i":
-                if labels.max() >= len(listed):
-                    raise UserError(
-                        f"the array {y} has the label {labels.max()}, but {self.classes_key} names {len(listed)} "
-                        "classes only: labels count from 0; use data.classes_key=null"
-                    )
-                labels = np.array(listed)[labels]
-            tables.append(number_images(x, labels.astype(str), part if len(parts) > 1 else None))
-        table = pd.concat(tables, ignore_index=True)
-        if listed:
-            require_known(table["label"].unique(), listed, f"{self.root} has the class")
-            table["label"] = pd.Categorical(table["label"], categories=listed)
+                counts = f"{x} has {len(images[x])} images, and {y} {len(labels)} labels"
+                raise UserError(f"{counts}: name arrays that belong together, data.x_{part}=... data.y_{part}=...")
+            if names and labels.dtype.kind == "i":
+                if labels.max() >= len(names):
+                    raise UserError(f"{y} has the label {labels.max()} of {len(names)}: use data.classes_key=null")
+                labels = np.array(names)[labels]
+            numbers = pd.Series(np.arange(len(labels))).astype("str").str.zfill(5)
+            tables.append(pd.DataFrame({"path": f"{x}/" + numbers, "label": labels.astype(str), "split": part}))
+        table = pd.concat(tables, ignore_index=True).astype("str")
+        if names:
+            samples.require_known(table["label"].unique(), names, f"{self.root} has the class")
+            table["label"] = pd.Categorical(table["label"], categories=names)
         self._mapped = MappedImages([files.path(x) for x in images], value_ranges(images, self.value_range))
-        return table.assign(item=np.arange(len(table)))
+        return table.drop(columns="split" if len(parts) == 1 else []).assign(item=np.arange(len(table)))
 
     def read_images(self, items: np.ndarray) -> Sequence[Picture]:
         """uint8 (H, W) or (H, W, C); views of the file where nothing is to be converted."""
         return [self._mapped[item] for item in items]
 
-    def _parts(self, files: "ArrayFiles") -> dict[str, tuple[str, str]]:
-        """The names of the arrays of each part that there is."""
-        parts = {part: (x, y) for part, (x, y) in self.keys.items() if x is not None and y is not None}
-        if parts.get("test") == DEFAULT_TEST and not set(DEFAULT_TEST) & set(files.names):
-            del parts["test"]
-            others = set(files.names) - {self.classes_key, *sum(parts.values(), ())}
-            unused = f" (not used: {', '.join(sorted(others))})" if others else ""
-            log.info("%s has no %s: the test part is cut from training%s", self.root, DEFAULT_TEST[0], unused)
-        if not parts:
-            raise UserError("data.x_train=null leaves no arrays: name them with data.x_train=... data.y_train=...")
-        return parts
-
-    def _listed_classes(self, files: "ArrayFiles") -> list[str] | None:
+    def _class_names(self, files: "ArrayFiles") -> list[str] | None:
         if self.classes_key not in files.names:
             return None
         listed = files.open(str(self.classes_key), "classes_key")
         names: list[str] = to_text(np.array(listed)).tolist() if listed.ndim == 1 else []
         if len(names) == 0 or len(set(names)) < len(names):
-            raise UserError(
-                f"the array {self.classes_key}, of the shape {listed.shape}, must be (K,) class names, each once: use "
-                "data.classes_key=null, or the name of another array"
-            )
+            raise UserError(f"{self.classes_key} is not (K,) class names, each once: use data.classes_key=null")
         return names
-
-
-def number_images(name: str, labels: Sequence[str] | np.ndarray, split: str | None) -> pd.DataFrame:
-    """A table of images that are not files, called `name`/00000 and so on."""
-    paths = pd.Series(range(len(labels))).astype("str").str.zfill(max(5, len(str(len(labels) - 1))))
-    table = pd.DataFrame({"path": f"{name}/" + paths, "label": pd.Series(labels, dtype="str")})
-    return table if split is None else table.assign(split=pd.Series(split, table.index, dtype="str"))
 
 
 class ArrayFiles:
@@ -155,8 +132,7 @@ class ArrayFiles:
             raise UserError(f"{root} {what}: name an .npz file or a folder of .npy files with data.root=...")
         else:
             with self._undamaged(), zipfile.ZipFile(root) as archive:
-                infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-            self.members = {info.filename.removesuffix(".npy"): info for info in infos}
+                self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             self.names = list(self.members)
         if not self.names:
             raise UserError(f"{root} has no arrays: name an .npz file, or a folder of .npy files, with data.root=...")
@@ -171,18 +147,13 @@ class ArrayFiles:
             UserError: There is none, it holds Python objects, it is damaged, or there is no room to unpack it.
         """
         if name not in self.names:
-            raise UserError(
-                f"{self.root} has no array {name!r} but {', '.join(self.names)}: use data.{key}=..., "
-                f"{did_you_mean(name, self.names)}"
-            )
+            raise UserError(f"{self.root} has no array {name!r}: use data.{key}=..., {did_you_mean(name, self.names)}")
         try:
             array: np.ndarray = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             if "Python objects" in str(error):
-                raise UserError(
-                    f"the array {name} of {self.root} holds Python objects, which are not read, as they may run code: "
-                    "save numbers or text, as np.stack(list_of_images_of_one_size) or np.array(names, dtype=str)"
-                ) from error
+                advice = "save it by np.stack(images_of_one_size) or np.array(names, dtype=str)"
+                raise UserError(f"{name} of {self.root} holds Python objects, which may run code: {advice}") from error
             raise UserError(f"the array {name} of {self.root} is damaged ({error}): save it again") from error
         return array
 
@@ -266,8 +237,7 @@ def to_uint8(image: np.ndarray, values: tuple[float, float]) -> np.ndarray:
     """`image` with the range `values` stretched to 0 to 255, and what lies outside of it cut."""
     if image.dtype == np.uint8 and values == (0, 255):
         return image
-    low, high = values
-    scaled = (image.astype(np.float64) - low) * (255 / (high - low))
+    scaled = (image.astype(np.float64) - values[0]) * (255 / (values[1] - values[0]))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -280,10 +250,8 @@ def require_images(array: np.ndarray, name: str, key: str) -> None:
     """Raise a UserError where an array is not one of images."""
     shape = array.shape
     if len(shape) not in (3, 4) or (len(shape) == 4 and not {shape[1], shape[3]} & {1, 3}) or 0 in shape:
-        raise UserError(
-            f"the array {name} has the shape {shape}: images are (N, H, W), (N, H, W, 3) or (N, 3, H, W), with 1 or 3 "
-            f"channels. Save it so, as with {name}.reshape(...), or name another array with data.{key}=..."
-        )
+        wanted = f"images are (N, H, W), (N, H, W, 3) or (N, 3, H, W), or use another data.{key}=..."
+        raise UserError(f"the array {name} has the shape {shape}: {wanted}")
 
 
 def value_ranges(images: dict[str, np.ndarray], given: Sequence[float] | None) -> list[tuple[float, float]]:
@@ -299,36 +267,30 @@ def value_ranges(images: dict[str, np.ndarray], given: Sequence[float] | None) -
         UserError: Another kind of array, or numbers that no rule fits.
     """
     if given is not None:
-        return [(float(given[0]), float(given[1]))] * len(images)
-    kinds = {array.dtype: name for name, array in images.items()}
-    ranges = {
-        dtype: _value_range(name, [array for array in images.values() if array.dtype == dtype])
-        for dtype, name in kinds.items()
-    }
+        return [(given[0], given[1])] * len(images)
+    ranges: dict[np.dtype, tuple[float, float]] = {np.dtype(np.uint8): (0, 255), np.dtype(bool): (0, 1)}
+    for name, array in images.items():
+        if array.dtype not in ranges:
+            ranges[array.dtype] = _found_range(name, [other for other in images.values() if other.dtype == array.dtype])
     return [ranges[array.dtype] for array in images.values()]
 
 
-def _value_range(name: str, arrays: list[np.ndarray]) -> tuple[float, float]:
+def _found_range(name: str, arrays: list[np.ndarray]) -> tuple[float, float]:
     dtype = arrays[0].dtype
-    if dtype in (np.uint8, np.bool_):
-        return (0, 255) if dtype == np.uint8 else (0, 1)
     if dtype.kind not in "iuf":
         raise UserError(f"the array {name} is of {dtype}: images are of numbers, best np.uint8")
     low, high = (float(function([function(array) for array in arrays])) for function in (np.min, np.max))
-    if not np.isfinite([low, high]).all():
-        raise UserError(f"the array {name} has values that are not finite (NaN or infinite): save it without")
-    found = f"the array {name} ({dtype}) has values from {low:g} to {high:g}"
-    if dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
-        values = (0, 1)
-    elif dtype.kind == "f" and low >= 0 and LEAST <= high <= 255:
-        values = (0, 255)
-    elif dtype == np.uint16:
-        values = (0, 65535)
-    else:
-        likely = "0,255" if low >= 0 and high <= 255 else f"{low:g},{high:g}"
-        raise UserError(f"{found}: say which of them are black and white with data.value_range=[{likely}]")
-    log.info("%s; black and white are %s, or what data.value_range=[%g,%g] says", found, values, low, high)
-    return values
+    white = 255 if low >= 0 and high <= 255 else high  # a guess for the message alone
+    if dtype == np.uint16:
+        white = 65535
+    elif dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
+        white = 1
+    elif not (dtype.kind == "f" and low >= 0 and LEAST <= high <= 255):  # nan is not, either
+        advice = f"name black and white with data.value_range=[{min(low, 0):g},{white:g}]"
+        raise UserError(f"the array {name} ({dtype}) has values from {low:g} to {high:g}: {advice}")
+    tell = log.warning if white > 2 * high else log.info
+    tell("%s has values from %g to %g: 0 is black and %g white; or use data.value_range", name, low, high, white)
+    return 0, white
 
 
 def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
@@ -342,25 +304,21 @@ def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
     Raises:
         UserError: Another shape or kind, negative or fractional labels, no or several ones in a row.
     """
-    other = f"name another array with data.{key}=..."
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise UserError(
-            f"the array {name} has the shape {array.shape}: labels are (N,), (N, 1) or (N, K) one-hot; {other}"
-        )
+    wanted = (
+        f"labels are (N,) integers from 0 or text, or (N, K) with a single 1 in a row, or use another data.{key}=..."
+    )
+    if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iufbUS":
+        raise UserError(f"the array {name} has the shape {array.shape} and {array.dtype}: {wanted}")
     labels = np.array(array) if array.ndim == 2 and array.shape[1] > 1 else np.array(array).reshape(-1)
     if labels.ndim == 1 and labels.dtype.kind in "US":
         return to_text(labels)
-    if labels.dtype.kind not in "iufb":
-        raise UserError(f"the array {name} is of {labels.dtype}: labels are integers or text; {other}")
-    if labels.ndim == 2:
-        good = (np.sort(labels, axis=1) == np.eye(labels.shape[1])[-1]).all(axis=1)
-        what, labels = "a row that is not a single 1 among zeros", labels.argmax(axis=1)
-    else:
+    if labels.ndim == 1:
         good = np.isfinite(labels) & (labels == np.floor(labels)) & (labels >= 0)
-        what = "a label that is not an integer from 0 on"
+    else:
+        good = (np.sort(labels, axis=1) == np.eye(labels.shape[1])[-1]).all(axis=1)
+        labels = labels.argmax(axis=1)
     if not good.all():
-        row = int(np.argmin(good))
-        raise UserError(f"the array {name} has {what} at {row}, {array[row]}: save it as integers, or {other}")
+        raise UserError(f"the array {name} has {array[np.argmin(good)]} at {np.argmin(good)}: {wanted}")
     return labels.astype(np.int64)
 
 

@@ -86,7 +86,7 @@ def check_images(
 def _cut_boxes(table: pd.DataFrame, found: pd.DataFrame, margin: float) -> pd.DataFrame:
     boxes = boxes_of(table)
     assert boxes is not None
-    sizes = found.reindex(table.index, fill_value=0)[["width", "height"]].to_numpy(np.int64)
+    sizes = found[["width", "height"]].reindex(table.index, fill_value=0).to_numpy(np.int64)
     good = usable(table)
     warn_of_outside(boxes[good], sizes[good], margin)
     cut = np.clip(boxes, 0, np.tile(sizes, 2)).astype(np.int32)

@@ -35,7 +35,9 @@ def download(url: str, target: Path, sha256: str) -> None:
             if scratch.stat().st_size < total:
                 raise OSError(f"the connection broke after {scratch.stat().st_size} of {total} bytes")
             if found != sha256:
-                raise UserError(f"{url} has the SHA-256 {found} instead of {sha256}: try again, or another data.url=...")
+                raise UserError(
+                    f"{url} has the SHA-256 {found} instead of {sha256}: try again, or another data.url=..."
+                )
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"cannot download {url} ({error}): try again, or put the file at {target}") from error
 

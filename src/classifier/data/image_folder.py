@@ -77,16 +77,16 @@ class ImageFolderDataModule(ClassificationDataModule):
     def _class_folders(self, folder: str) -> list[str]:
         if names := _subfolders(self.root / folder):
             return names
+        images = sum(map(is_image, list_files(self.root, folder)))
         raise UserError(
-            f"{self.root / folder} has no class folders ({sum(map(is_image, list_files(self.root, folder)))} images lie "
-            "directly in it): put the images of each class into <class>/, or name another folder with data.root=..."
+            f"{self.root / folder} has no class folders ({images} images lie directly in it): put the images of each "
+            "class into <class>/, or name another folder with data.root=..."
         )
 
     def _report_empty(self, folder: str, exists: bool) -> None:
         if exists:
-            raise UserError(
-                f"the class folder {self.root / folder} holds no image ({', '.join(EXTENSIONS)}): add some, or remove it"
-            )
+            kinds = ", ".join(EXTENSIONS)
+            raise UserError(f"the class folder {self.root / folder} holds no image ({kinds}): add some, or remove it")
         log.warning("%s does not exist, so this part has no image of the class %r", folder, Path(folder).name)
 
     def _report_left_out(self, parts: set[str], other: Counter[str]) -> None:

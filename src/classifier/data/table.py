@@ -8,21 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image_folder import EXTENSIONS, require_folder
-from classifier.data.samples import (
-    BOX,
-    PART_WORDS,
-    ColumnError,
-    inside,
-    mark,
-    mark_unusable,
-    none_exists,
-    read_rows,
-    sub_folder,
-    usable,
-    with_covering_boxes,
-)
 from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
@@ -65,15 +53,13 @@ class TableDataModule(ClassificationDataModule):
         super().__init__(Path(table).parent if root is None else root, **settings)
         require_choice("data.box_format", box_format, ("xyxy", "xywh"))
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
-            raise UserError(
-                f"data.box_columns={box_columns} must name four columns: use data.box_columns=[xmin,ymin,xmax,ymax]"
-            )
-        self.tables = [Path(table).expanduser()] if root is None else [self.root / table, Path(table).expanduser()]
-        boxes = dict.fromkeys(BOX) if box_columns is None else dict(zip(BOX, box_columns, strict=True))
+            raise UserError(f"data.box_columns={box_columns}: name four, as data.box_columns=[xmin,ymin,xmax,ymax]")
+        self.table = Path(table).expanduser()
+        boxes = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **boxes, "split": split_column, "group": group_column}
         self.columns = {key: column for key, column in named.items() if column is not None}
         self.box_format = box_format
-        self.images = sub_folder("images", images or "")
+        self.images = samples.sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
 
     def list_samples(self) -> pd.DataFrame:
@@ -84,83 +70,62 @@ class TableDataModule(ClassificationDataModule):
                 file exists.
         """
         require_folder(self.root)
-        file, table = self._read()
+        file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
+        try:
+            table = samples.read_rows(file, self.columns)
+        except (OSError, ValueError) as error:
+            keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
+            ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
+            raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
+        table = table.assign(**{key: table[key].str.strip() for key in self.columns})
         lines = "line " + table.index.astype("str").to_series(table.index) + f" of {file.name}: "
-        table = mark(table, table["path"] == "", "no path")
-        table = mark(table, table["label"] == "", "no label")
-        table = self._with_paths(file, table)
+        for key in ("path", "label"):
+            table = samples.mark(table, table[key] == "", f"no {key}")
+        paths = table["path"]
+        if self.extension:
+            paths = paths.mask(~paths.str.lower().str.endswith(EXTENSIONS), paths + self.extension)
+        clean = samples.inside(paths, self.images, self.root)
+        self._require(file, table, "path", clean, f"a path below data.root={self.root}")
+        table["path"] = clean.mask(table["path"] == "", file.name)
         if "split" in table:
-            table = self._with_parts(file, table)
+            parts = table["split"].str.lower().map(samples.PART_WORDS).astype("str")
+            self._require(file, table, "split", parts, f"{', '.join(samples.PART_WORDS)}: use data.split_column=null")
+            table["split"] = parts
         if "group" in table:
             table["group"] = table["group"].where(table["group"] != "")
-        if BOX[0] in table:
+        if "x1" in table:
             table = self._with_boxes(table)
-        table = self._without_repeats(file, mark_unusable(table, self.root))
-        if none_exists(table):
-            first = table.index[0]
-            raise UserError(
-                f"none of the {len(table)} files of {file} exists, {self.root / table['path'][first]} (line {first}) "
-                "first: name their folder with data.root=..., its sub-folder with data.images=..., or what the paths "
-                "lack with data.extension=.jpg"
-            )
+        table = self._without_repeats(file, samples.mark_unusable(table, self.root))
+        if table.empty or samples.none_exists(table):
+            first = "".join(f", {self.root / path} first" for path in table["path"][:1])
+            ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
+            raise UserError(f"none of the {len(table)} files of {file} exists{first}: use other {ways}")
         if "problem" in table:
             table["problem"] = lines[table.index] + table["problem"]
         return table.reset_index(drop=True)
 
-    def _read(self) -> tuple[Path, pd.DataFrame]:
-        """The file, and its columns without blanks at the ends of cells."""
-        file = next((path for path in self.tables if path.is_file()), None)
-        if file is None:
-            tried = " or ".join(dict.fromkeys(map(str, self.tables)))
-            raise UserError(f"the table {tried} does not exist: name yours with data.table=...")
-        try:
-            table = read_rows(file, self.columns)
-        except (OSError, ValueError) as error:
-            key = "table"
-            if isinstance(error, ColumnError):
-                key = "box_columns" if error.key in BOX else f"{error.key}_column"
-            raise UserError(f"cannot read the table {file} ({error}): use data.{key}=...") from error
-        if table.empty:
-            raise UserError(f"{file} has no line below its first: name another table with data.table=...")
-        return file, table.assign(**{key: table[key].str.strip() for key in self.columns})
-
-    def _with_paths(self, file: Path, table: pd.DataFrame) -> pd.DataFrame:
-        paths = table["path"]
-        if self.extension:
-            paths = paths.mask(~paths.str.lower().str.endswith(EXTENSIONS), paths + self.extension)
-        clean = inside(paths, self.images, self.root)
-        for line in clean.index[clean.isna() & usable(table)][:1]:
-            raise UserError(
-                f"{file}, line {line}: {paths[line]!r} is not below the data folder: write paths relative to "
-                f"data.root={self.root}"
-            )
-        return table.assign(path=clean.mask(table["path"] == "", file.name))
-
-    def _with_parts(self, file: Path, table: pd.DataFrame) -> pd.DataFrame:
-        parts = table["split"].str.lower().map(PART_WORDS)
-        for line in parts.index[parts.isna() & usable(table)][:1]:
-            raise UserError(
-                f"{file}, line {line}: {table['split'][line]!r} in the column {self.columns['split']} is no part: write "
-                f"{', '.join(PART_WORDS)}, or use data.split_column=null"
-            )
-        return table.assign(split=parts.astype("str"))
+    def _require(self, file: Path, table: pd.DataFrame, key: str, found: pd.Series, what: str) -> None:
+        """Refuse the table where nothing was found for a usable line."""
+        for line in table.index[found.isna() & samples.usable(table)][:1]:
+            column = self.columns[key]
+            raise UserError(f"{file}, line {line}: {table[key][line]!r} in the column {column} is not {what}")
 
     def _with_boxes(self, table: pd.DataFrame) -> pd.DataFrame:
-        cells = table[BOX]
-        numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-        text = cells["x1"] + ", " + cells["y1"] + ", " + cells["x2"] + ", " + cells["y2"]
-        table = mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
+        numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
+        text = table["x1"] + ", " + table["y1"] + ", " + table["x2"] + ", " + table["y2"]
+        table = samples.mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
         if self.box_format == "xywh":
             numbers[:, 2:] += numbers[:, :2]
-        return with_covering_boxes(table, numbers)
+        return samples.with_covering_boxes(table, numbers)
 
     def _without_repeats(self, file: Path, table: pd.DataFrame) -> pd.DataFrame:
         """Lines that repeat another one count once; those that contradict one another are problems."""
-        place = ["path", *(side for side in BOX if side in table)]
-        good = table[usable(table)]
+        place = ["path", *(side for side in samples.BOX if side in table)]
+        good = table[samples.usable(table)]
         repeated = good.index[good.duplicated([*place, "label"])]
         if len(repeated):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         labels = good[good.duplicated(place, keep=False)].groupby("path")["label"].agg(" and ".join)
-        return mark(table, table["path"].isin(labels.index), "other lines label it too: " + table["path"].map(labels))
+        found = table["path"].map(labels).astype("str")
+        return samples.mark(table, found.notna(), "it is labelled " + found)
