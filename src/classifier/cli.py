@@ -243,9 +243,12 @@ def _quoted(key: str, value: str, multirun: bool) -> str:
         parsed: Override = OverridesParser.create().parse_override(text)
     except HydraException:
         return override(key, value)
-    is_text = parsed.is_sweep_override() and not multirun and not (CONFIG_DIR / key).is_dir()
-    if not parsed.is_sweep_override() and isinstance(read := parsed.value(), str):
-        is_text = value[0] not in "'\"" and read != value.strip()
+    read = parsed.value()
+    if parsed.is_sweep_override():  # of numbers, or of options of a group, Hydra says that -m is missing
+        words = all(isinstance(part, str) for part in getattr(read, "list", [None]))
+        is_text = words and not multirun and not (CONFIG_DIR / key).is_dir()
+    else:
+        is_text = isinstance(read, str) and value[0] not in "'\"" and read != value.strip()
     return override(key, value) if is_text else text
 
 
