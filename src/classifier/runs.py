@@ -255,8 +255,8 @@ def versions() -> dict[str, str]:
 
     libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
     found = {name.replace("-", "_"): version(name) for name in libraries}
-    # torch's own, as it also names the build, such as +cu132
-    return {"python": platform.python_version(), "classifier": __version__, "torch": torch.__version__, **found}
+    # torch's own, as it also names the build, such as +cu132; a plain str, as checkpoints hold no other
+    return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
