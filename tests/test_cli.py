@@ -11,7 +11,17 @@ from classifier import cli
 from classifier.errors import UserError
 from tests.verbs.command import REPOSITORY, run
 
-STRINGS = ["a b", "epoch=3.ckpt", "it's", r"C:\Users\me", r"\\server\share", "ends\\", r"a\'b", "ü[1](2)*?{x},y", "$HOME"]
+STRINGS = [
+    "a b",
+    "epoch=3.ckpt",
+    "it's",
+    r"C:\Users\me",
+    r"\\server\share",
+    "ends\\",
+    r"a\'b",
+    "ü[1](2)*?{x},y",
+    "$HOME",
+]
 PATTERNS = [r"(patient_\d+)", r"^([^_]+)_", r"[a-z]{1,3}\d", r"\\(x)$", r"\(x\)", "it's|a=b *"]
 
 
@@ -37,7 +47,19 @@ def test_strings_are_typed_as_they_are(value: str, multirun: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["a.b=null", "a=1e-3", "a=[1,2]", "a={train: a, val: b}", "a='b c'", 'a="b=c"', "a=true", "a=???", "a=${b}", "-cn", "~a"],
+    [
+        "a.b=null",
+        "a=1e-3",
+        "a=[1,2]",
+        "a={train: a, val: b}",
+        "a='b c'",
+        'a="b=c"',
+        "a=true",
+        "a=???",
+        "a=${b}",
+        "-cn",
+        "~a",
+    ],
 )
 def test_what_hydra_reads_stays(text: str) -> None:
     assert cli.quoted([text]) == [text]
@@ -60,7 +82,8 @@ def test_a_group_is_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"), [("--experiment=digits", "experiment=digits"), ("--epochs", "epochs=VALUE"), ("a.b=", "a.b=VALUE")]
+    ("typed", "said"),
+    [("--experiment=digits", "experiment=digits"), ("--epochs", "epochs=VALUE"), ("a.b=", "a.b=VALUE")],
 )
 def test_what_is_no_override(typed: str, said: str) -> None:
     with pytest.raises(UserError) as refusal:

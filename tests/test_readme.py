@@ -78,7 +78,7 @@ def execute(words: list[str], cwd: Path) -> str:
 
 def do(words: list[str], cwd: Path) -> None:
     """Run an entry point: the clone's own where the command needs what the README added, else, faster, in here."""
-    if any(added in word for word in words for added in ("birds", "by_name", "linear", "nadam")):
+    if any(added in word for word in words for added in ("birds", "by_name", "linear", "nadam", "focal")):
         execute(words, cwd)
         return
     result = run(Path(words[1]).stem, *words[2:], cwd=cwd, folder=Path(words[1]).parent.name)

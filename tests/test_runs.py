@@ -15,7 +15,16 @@ from omegaconf import OmegaConf
 
 from classifier import runs
 from classifier.errors import UserError
-from classifier.runs import CONFIG_DIR, find_checkpoint, find_run, find_runs, new_run_dir, plain, read_starts, run_dir_of
+from classifier.runs import (
+    CONFIG_DIR,
+    find_checkpoint,
+    find_run,
+    find_runs,
+    new_run_dir,
+    plain,
+    read_starts,
+    run_dir_of,
+)
 
 
 def make_run(log_dir: Path, name: str, started: int, checkpoint: bool = True) -> Path:

@@ -51,18 +51,20 @@ def loader(count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int
     return DataLoader(items, batch_size=batch_size)  # type: ignore[arg-type]
 
 
+TRAINER: dict[str, Any] = {
+    "_target_": "pytorch_lightning.Trainer",
+    "accelerator": "cpu",
+    "devices": 1,
+    "precision": "32-true",
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
 def trainer(run_dir: Path, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
-    config = {
-        "_target_": "pytorch_lightning.Trainer",
-        "accelerator": "cpu",
-        "devices": 1,
-        "precision": "32-true",
-        "num_sanity_val_steps": 0,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
     arguments: dict[str, Any] = {"logger": False, "enable_checkpointing": False, **settings}
     if any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks):
         arguments["enable_checkpointing"] = True
-    return make_trainer(config, run_dir, callbacks=list(callbacks), **arguments)
+    return make_trainer(TRAINER, run_dir, callbacks=list(callbacks), **arguments)

@@ -8,7 +8,7 @@ from classifier.errors import require_number
 
 
 class BatchMix(nn.Module):
-    """Mix a batch with itself, drawn anew for each batch; at any batch size.
+    """Mixes a batch with itself, drawn for each batch; at any batch size.
 
     Args:
         mixup: Alpha of the Beta distribution of the shares, 0 for none. With both, each batch draws one of them.

@@ -51,12 +51,13 @@ def stages(network: nn.Module, coarse: bool = True) -> list[list[str]]:
         last = max((ordinal for ordinal in ordinals.values() if ordinal < top), default=top)
         stage_of = {name: min(ordinal, last) for name, ordinal in ordinals.items()}
     else:
-        places = {prefix: number for number, prefix in enumerate(_children(network))}
-        found = 0
-        stage_of = {}
+        tops = {name.partition(".")[0] for name in head}
+        children = [prefix for prefix in _children(network) if prefix.partition(".")[0] not in tops]
+        stage, stage_of = 0, {}
         for name, _ in network.named_parameters():
-            found = next((number for prefix, number in places.items() if name.startswith(prefix)), found)
-            stage_of[name] = found
+            # parameters outside of any child, or beside the head, belong to the stage before them
+            stage = next((number for number, prefix in enumerate(children) if name.startswith(prefix)), stage)
+            stage_of[name] = stage
     groups: dict[int, list[str]] = {}
     for name, stage in stage_of.items():
         if name not in head:

@@ -68,9 +68,9 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
     return {"data": {"defaults": ["_base"], **own}, "run": {"trainer": precision, "data": {**reading, **kept}}}
 
 
-def _known_data_modules() -> set[str]:
+def _known_data_modules() -> list[str]:
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIG_DIR / "data").glob("*.yaml")]
-    return {config["_target_"] for config in configs if "_target_" in config}
+    return [config["_target_"] for config in configs if "_target_" in config]
 
 
 def own_parameters(kind: type) -> list[str]:
