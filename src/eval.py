@@ -10,15 +10,15 @@ from classifier.cli import from_checkpoint, main
 
 
 def evaluate(config: DictConfig) -> object:
-    from classifier import verbs  # not at the top: `--help` does without torch
+    from classifier.verbs.evaluate import evaluate  # not at the top: `--help` does without torch
 
-    return verbs.evaluate(config)
+    return evaluate(config)
 
 
 def stored_values(checkpoint: Path) -> Mapping[str, Any]:
-    from classifier import verbs
+    from classifier.verbs.evaluate import stored_values
 
-    return verbs.stored_values(checkpoint)
+    return stored_values(checkpoint)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from classifier.cli import from_checkpoint, main
 
 
 def predict(config: DictConfig) -> object:
-    from classifier import verbs  # not at the top: `--help` does without torch
+    from classifier.verbs.predict import predict  # not at the top: `--help` does without torch
 
-    return verbs.predict(config)
+    return predict(config)
 
 
-def stored_precision(checkpoint: Path) -> Mapping[str, Any]:
-    from classifier import verbs
+def stored_values(checkpoint: Path) -> Mapping[str, Any]:
+    from classifier.verbs.predict import stored_values
 
-    return verbs.stored_precision(checkpoint)
+    return stored_values(checkpoint)
 
 
 if __name__ == "__main__":
-    main("predict", predict, from_checkpoint(stored_precision))
+    main("predict", predict, from_checkpoint(stored_values))

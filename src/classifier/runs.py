@@ -251,9 +251,12 @@ def _may_change(key: str, gone: bool) -> bool:
 
 def versions() -> dict[str, str]:
     """Library -> version."""
-    libraries = ("torch", "torchvision", "pytorch-lightning", "timm", "numpy")
+    import torch
+
+    libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
     found = {name.replace("-", "_"): version(name) for name in libraries}
-    return {"python": platform.python_version(), "classifier": __version__, **found}
+    # torch's own, as it also names the build, such as +cu132
+    return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:

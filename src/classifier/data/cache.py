@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,6 @@ class PixelStore:
         self.path = path
         self.channels = channels
         content = np.memmap(path, dtype=np.uint8, mode=mode)  # type: ignore[call-overload]
-        self.length = len(content)
         count = int(content[8:16].view(np.int64)[0])
         self.table = content[16 : 16 + 24 * count].view(np.int64).reshape(count, 3)
         self.pixels = content[16 + 24 * count :]
@@ -43,7 +42,8 @@ class PixelStore:
     def read(self, item: int) -> np.ndarray:
         """uint8 (H, W, C), without a copy."""
         offset, height, width = self.table[item].tolist()
-        return self.pixels[offset : offset + height * width * self.channels].reshape(height, width, self.channels)
+        pixels: np.ndarray = self.pixels[offset : offset + height * width * self.channels]
+        return pixels.reshape(height, width, self.channels)
 
     def read_images(self, items: np.ndarray) -> Sequence[np.ndarray]:
         """The same of each of `items`."""
@@ -88,47 +88,36 @@ def _reserve(path: Path, length: int) -> None:
 
 
 @dataclass(frozen=True)
-class Shrunk:
-    """An image (its box) whole, but no larger than training needs.
+class Form:
+    """How images are kept.
 
     Args:
-        short_side: In pixels; smaller images stay as they are.
-        interpolation: As of `Preprocessing`.
-        channels: 3 for RGB, 1 for grey.
+        short_side: Whole, but no larger than this, in pixels; None as `preprocessing` reads them.
     """
 
-    short_side: int
-    interpolation: str
-    channels: int
+    preprocessing: Preprocessing
+    short_side: int | None = None
 
     def shape(self, picture: Picture, box: Box | None) -> tuple[int, int]:
-        """Height and width of what is kept."""
+        """Height and width."""
+        if self.short_side is None:
+            return self.preprocessing.image_size
         width, height = upright_size(picture, box)
         scale = min(1.0, self.short_side / min(width, height))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def read(self, picture: Picture, box: Box | None, shape: tuple[int, int]) -> torch.Tensor:
         """uint8 (channels, *shape)."""
-        return decode(picture, box, everything, shape, interpolation=self.interpolation, channels=self.channels)
+        if self.short_side is None:
+            return self.preprocessing(picture, box)
+        interpolation, channels = self.preprocessing.interpolation, self.preprocessing.channels
+        return decode(picture, box, everything, shape, interpolation=interpolation, channels=channels)
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image as evaluation reads it."""
-
-    preprocessing: Preprocessing
-
-    @property
-    def channels(self) -> int:
-        return self.preprocessing.channels
-
-    def shape(self, picture: Picture, box: Box | None) -> tuple[int, int]:
-        """Height and width of what is kept."""
-        return self.preprocessing.image_size
-
-    def read(self, picture: Picture, box: Box | None, shape: tuple[int, int]) -> torch.Tensor:
-        """uint8 (channels, *shape)."""
-        return self.preprocessing(picture, box)
+    def __str__(self) -> str:
+        """Equal where the pixels are."""
+        if self.short_side is None:
+            return str(self.preprocessing)
+        return f"{self.short_side} {self.preprocessing.interpolation} {self.preprocessing.channels}"
 
 
 @dataclass(frozen=True)
@@ -154,45 +143,41 @@ class Cache:
 
     def for_training(self, images: Images, rows: np.ndarray, preprocessing: Preprocessing) -> Images:
         """`images` of which those at `rows` come whole, without their boxes' surroundings, for crops to be cut from."""
-        return self._holding(images, rows, Shrunk(self.short_side, preprocessing.interpolation, preprocessing.channels))
+        return self._holding(images, rows, Form(preprocessing, self.short_side))
 
     def for_evaluation(self, images: Images, rows: np.ndarray, preprocessing: Preprocessing) -> Images:
         """`images` of which those at `rows` come as `preprocessing` reads them; see `stored_pixels`."""
-        return self._holding(images, rows, Prepared(preprocessing))
+        return self._holding(images, rows, Form(preprocessing))
 
-    def _holding(self, images: Images, rows: np.ndarray, form: Shrunk | Prepared) -> Images:
-        # a data set may take a folder in the data for a class
-        require_outside(self.folder, images.root, "data.cache_dir")
+    def _holding(self, images: Images, rows: np.ndarray, form: Form) -> Images:
+        require_outside(self.folder, images.root, "data.cache_dir")  # a data set may take a folder for a class
+        channels = form.preprocessing.channels
         path = self.folder / "pixels" / f"{images.root.resolve().name}_{_key(images, rows, form)}"
-        made_once(
-            path,
-            partial(_write, images=images, rows=rows.tolist(), form=form),
-            "data.cache_dir",
-            partial(is_whole, count=len(rows), channels=form.channels),
-        )
-        store = PixelStore(path, form.channels)
-        log.info("reading %d images from %s (%s)", len(rows), path, in_bytes(store.length))
+        write = partial(_write, images=images, rows=rows.tolist(), form=form)
+        made_once(path, write, "data.cache_dir", partial(is_whole, count=len(rows), channels=channels))
+        store = PixelStore(path, channels)
+        log.info("reading %d images from %s (%s)", len(rows), path, in_bytes(path.stat().st_size))
         items = np.full(len(images.labels), -1, dtype=np.int64)
         items[rows] = np.arange(len(rows))
         return replace(images, boxes=None, items=items, read_images=store.read_images)
 
 
-def _write(path: Path, images: Images, rows: Sequence[int], form: Shrunk | Prepared) -> None:
+def _write(path: Path, images: Images, rows: Sequence[int], form: Form) -> None:
     """Decode the images at `rows`, on all cores."""
-    workers, count = worker_count("auto"), len(rows)
+    workers, count, channels = worker_count("auto"), len(rows), form.preprocessing.channels
     shapes = list(parallel_map(lambda row: form.shape(images.picture(row), images.box(row)), rows, workers))
-    sizes = np.array(shapes, dtype=np.int64).reshape(-1, 2).prod(1) * form.channels
+    table = np.array(shapes, dtype=np.int64).reshape(-1, 2)
+    sizes = table.prod(1) * channels
     length = 16 + 24 * count + int(sizes.sum())
     log.info("decoding %d images into a cache of %s", count, in_bytes(length))
     _reserve(path, length)
     with path.open("r+b") as file:
-        file.write(FORMAT + np.int64(count).tobytes())
-        file.write(np.column_stack([np.cumsum(sizes) - sizes, np.array(shapes, np.int64).reshape(-1, 2)]).tobytes())
-    store = PixelStore(path, form.channels, mode="r+")
+        file.write(FORMAT + np.int64(count).tobytes() + np.column_stack([sizes.cumsum() - sizes, table]).tobytes())
+    store = PixelStore(path, channels, mode="r+")
 
     def put(item: int) -> None:
-        row, shape = rows[item], shapes[item]
-        pixels = form.read(images.picture(row), images.box(row), shape)
+        row = rows[item]
+        pixels = form.read(images.picture(row), images.box(row), shapes[item])
         store.read(item)[:] = pixels.permute(1, 2, 0).numpy()
 
     for _ in tracked(parallel_map(put, range(count), workers), "decoding", count):
@@ -204,8 +189,8 @@ def stored_pixels(picture: Picture, box: Box | None = None) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def _key(images: Images, rows: np.ndarray, form: Shrunk | Prepared) -> str:
-    digest = hashlib.sha256(FORMAT + repr((type(form).__name__, asdict(form))).encode())
+def _key(images: Images, rows: np.ndarray, form: Form) -> str:
+    digest = hashlib.sha256(FORMAT + str(form).encode())
     for row in rows.tolist():
         path = images.root / str(images.paths[row])
         try:

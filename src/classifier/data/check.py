@@ -17,7 +17,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import PIL
-from filelock import FileLock
 from PIL import Image
 
 from classifier.data.image import ImageError, decode, everything, image_problem
@@ -25,7 +24,7 @@ from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, boxes_of, mark, readable, usable
 from classifier.errors import UserError, require_choice
-from classifier.files import replacing
+from classifier.files import locked, whole_file
 from classifier.parallel import parallel_map, worker_count
 
 log = logging.getLogger(__name__)
@@ -119,8 +118,7 @@ def warn_of_outside(boxes: np.ndarray, sizes: np.ndarray, margin: float) -> None
         log.warning(
             "%d of %d boxes reach far over the edge of their image, and are cut there: are they x1, y1, x2, y2, or x, "
             "y, width, height (data.box_format of a table)? scripts/preview.py draws them",
-            count,
-            len(boxes),
+            *(count, len(boxes)),
         )
 
 
@@ -236,26 +234,18 @@ def _cache_file(cache_dir: Path | None, root: Path, check: str) -> Iterator[Path
     One process of a machine is inside at a time, so that the others find what the first one did. Nothing is kept
     without a folder, in one that cannot be written, or in one inside the data, which is read-only to us.
     """
-    root = root.resolve()
-    if cache_dir is None or cache_dir.resolve().is_relative_to(root):
-        yield None
-        return
-    # what one version of Pillow cannot read, another may
-    origin = f"{list(COLUMNS)} {PIL.__version__} {check} {root}".encode("utf-8", "surrogateescape")
-    path = cache_dir / "check" / f"{hashlib.sha256(origin).hexdigest()[:16]}.parquet"
+    root, path = root.resolve(), None
     with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(path.with_suffix(".lock")))
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-            _warn(path, error)
-            yield None
-            return
+        if cache_dir is not None and not cache_dir.resolve().is_relative_to(root):
+            # what one version of Pillow cannot read, another may
+            origin = f"{list(COLUMNS)} {PIL.__version__} {check} {root}".encode("utf-8", "surrogateescape")
+            path = cache_dir / "check" / f"{hashlib.sha256(origin).hexdigest()[:16]}.parquet"
+            try:
+                stack.enter_context(locked(path.with_suffix(".lock"), "data.cache_dir"))
+            except UserError as error:
+                log.warning("the next run will read every header again: %s", error)
+                path = None
         yield path
-
-
-def _warn(path: Path, error: Exception) -> None:
-    log.warning("cannot write %s (%s): the next run will read every header again (data.cache_dir=...)", path, error)
 
 
 def _load(path: Path | None) -> pd.DataFrame:
@@ -273,18 +263,15 @@ def _save(path: Path | None, found: pd.DataFrame) -> None:
     if path is None:
         return
     try:
-        with replacing(path) as scratch:
+        with whole_file(path, "data.cache_dir") as scratch:
             found[list(COLUMNS)].drop_duplicates("path").astype(COLUMNS).to_parquet(scratch, index=False)
-    except OSError as error:
-        _warn(path, error)
+    except UserError as error:
+        log.warning("the next run will read every header again: %s", error)
 
 
 def refuse(skipped: pd.DataFrame, count: int) -> None:
-    """Raise one UserError that lists the `path` and `problem` of all bad ones among `count` samples (twenty in words)."""
-    lines = [f"  {path}: {problem}" for path, problem in skipped.head(20)[["path", "problem"]].to_numpy()]
-    if len(skipped) > 20:
-        lines.append(f"  ... and {len(skipped) - 20} more")
-    raise UserError(
-        "\n".join([f"{len(skipped)} of {count} samples cannot be used:", *lines])
-        + "\nMend or remove them, or leave them out with data.on_error=skip"
-    )
+    """Raise one UserError that lists the `path` and `problem` of bad ones among `count` samples, the first twenty."""
+    lines = ("  " + skipped["path"] + ": " + skipped["problem"]).tolist()
+    more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+    advice = "Mend or remove them, or leave them out with data.on_error=skip"
+    raise UserError("\n".join([f"{len(lines)} of {count} samples cannot be used:", *lines[:20], *more, advice]))

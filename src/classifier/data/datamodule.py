@@ -11,21 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
+from classifier.data import loader
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.image import Box, Picture
-from classifier.data.loader import (
-    EpochSampler,
-    ImageDataset,
-    Images,
-    Item,
-    ResumableLoader,
-    ShardSampler,
-    collate,
-    outlive_signals,
-    require_sampler,
-    training_weights,
-)
 from classifier.data.samples import SPLITS, usable, with_labels
 from classifier.data.split import Splitting, grouped, read_split
 from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
@@ -114,12 +103,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         super().__init__()
         size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
-        require_sampler(sampler, weights_file)
         if split_file is not None and fold is not None:
-            raise UserError(
-                f"data.fold={fold} and data.split_file={split_file} both say which images are held out: use "
-                "data.split_file=null, or data.fold=null"
-            )
+            raise UserError(f"data.fold={fold} and data.split_file={split_file} exclude each other: use data.fold=null")
         require_whole("data.batch_size", batch_size, 1)
         self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
@@ -139,9 +124,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.seed = seed
         self.given_classes = classes
         self.test_split = "test"
-        self._images: Images | None = None
-        self._cached: dict[str, Images] = {}
-        self._train_loader: ResumableLoader | None = None
+        self._images: loader.Images | None = None
+        self._cached: dict[str, loader.Images] = {}
+        self._train_loader: loader.ResumableLoader | None = None
         self._train_position: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
@@ -205,9 +190,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         return self._all_images.box(row)
 
     @property
-    def _all_images(self) -> Images:
+    def _all_images(self) -> loader.Images:
         if self._images is None:
-            self._images = Images.of(self.samples, self.root, self.read_images)
+            self._images = loader.Images.of(self.samples, self.root, self.read_images)
         return self._images
 
     def setup(self, stage: str | None = None) -> None:
@@ -215,7 +200,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         if "samples" in vars(self):
             return
         table = self.read()
-        images = Images.of(table, self.root, self.read_images)
+        images = loader.Images.of(table, self.root, self.read_images)
         table = check_images(table, images, self.check, self.cache_dir, self.margin)
         good = usable(table)
         skipped = table.reindex(columns=["path", "problem"])[~good].reset_index(drop=True)
@@ -261,39 +246,27 @@ class ClassificationDataModule(pl.LightningDataModule):
 
     def _warn_of_untrained(self) -> None:
         """Name the classes of which nothing can be learnt."""
-        training = self.samples["label"][self.samples["split"] == "train"]
-        counts = training.value_counts(sort=False)
+        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
         names = counts.index[counts == 0].tolist()
-        if names and len(training):
-            log.warning(
-                "%d of %d classes have no training image and will not be recognized: %s%s. Add some, or remove the "
-                "class",
-                len(names),
-                len(counts),
-                ", ".join(names[:5]),
-                ", ..." if len(names) > 5 else "",
+        if 0 < len(names) < len(counts):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            words = (
+                "%d of %d classes have no training image and will not be recognized: %s. Add some, or remove the class"
             )
+            log.warning(words, len(names), len(counts), shown)
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[loader.Item]:
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         rank, world_size = self._place()
         self.require_batch(world_size)
         rows = self.rows("train")
         images = self._in_cache("train") if self._caches else self._all_images
-        dataset = ImageDataset(images, rows, self.augmentation, self.seed)
-        weights = training_weights(self.samples, rows, self.sampler, self.weights_file)
-        sampler = EpochSampler(
-            len(rows),
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=self.drop_last,
-            weights=weights,
-            labels=None if weights is None else images.labels[rows],
-        )
-        self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
+        dataset = loader.ImageDataset(images, rows, self.augmentation, self.seed)
+        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file)
+        order = {"seed": self.seed, "drop_last": self.drop_last, "weights": weights, "labels": images.labels[rows]}
+        sampler = loader.EpochSampler(len(rows), self.batch_size, rank=rank, world_size=world_size, **order)
+        self._train_loader = loader.ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
         if self._train_position is not None:
             self._train_loader.load_state_dict(self._train_position)
             self._train_position = None
@@ -325,13 +298,13 @@ class ClassificationDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_position = state_dict["train_loader"]
 
-    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
+    def val_dataloader(self) -> DataLoader[loader.Item] | list[Any]:
         return self.eval_dataloader("val") if "val" in self.parts else []
 
-    def test_dataloader(self) -> DataLoader[Item]:
+    def test_dataloader(self) -> DataLoader[loader.Item]:
         return self.eval_dataloader(self.test_split)
 
-    def eval_dataloader(self, part: str) -> DataLoader[Item]:
+    def eval_dataloader(self, part: str) -> DataLoader[loader.Item]:
         """Batches of a part of the data (or of `all`) in the table's order, not augmented.
 
         Raises:
@@ -341,14 +314,14 @@ class ClassificationDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if len(rows) < world_size:
             raise UserError(f"{part} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
-        dataset = ImageDataset(self._all_images, rows, self.preprocessing)
+        dataset = loader.ImageDataset(self._all_images, rows, self.preprocessing)
         if part == "val" and self._caches:  # other parts are read once
-            dataset = ImageDataset(self._in_cache("val"), rows, stored_pixels)
+            dataset = loader.ImageDataset(self._in_cache("val"), rows, stored_pixels)
         return DataLoader(
             dataset,
-            collate_fn=collate,
+            collate_fn=loader.collate,
             batch_size=self.batch_size,
-            sampler=ShardSampler(len(rows), rank=rank, world_size=world_size),
+            sampler=loader.ShardSampler(len(rows), rank=rank, world_size=world_size),
             **self._loader_settings(dataset),
         )
 
@@ -357,7 +330,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         """Whether there is something to keep: images that are not files are decoded already."""
         return self.cache.where != "none" and "item" not in self.samples
 
-    def _in_cache(self, part: str) -> Images:
+    def _in_cache(self, part: str) -> loader.Images:
         """The images, with those of `part` in the cache."""
         if part not in self._cached:
             if part == "val":
@@ -372,7 +345,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         """Rank of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader_settings(self, dataset: ImageDataset) -> dict[str, Any]:
+    def _loader_settings(self, dataset: loader.ImageDataset) -> dict[str, Any]:
         workers = worker_count(self.num_workers, self.trainer.num_devices if self.trainer is not None else 1)
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
         if self.num_workers == "auto" and dataset.images.items is not None and not on_gpu:
@@ -381,7 +354,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": on_gpu,
-            "worker_init_fn": outlive_signals,
+            "worker_init_fn": loader.outlive_signals,
         }
 
 

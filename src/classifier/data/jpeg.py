@@ -27,7 +27,7 @@ SEGMENT = struct.Struct(">BBH")  # 0xFF, kind, length without the first two
 FRAME_HEADER = struct.Struct(">BHHB")  # bits, height, width, components
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PlainJpeg:
     """A grey or coloured JPEG of 8 bits whose pixels are not decoded yet; made by `parse`.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,6 @@ from classifier.seeding import seed_place
 
 Key = tuple[int, int, int]
 """Epoch, position in `rows`, and how many times the epoch has drawn that position before."""
-
-
-class ReadImage(Protocol):
-    """`Preprocessing` or `Augmentation`."""
-
-    def __call__(self, picture: Picture, box: Box | None = None) -> torch.Tensor: ...
 
 
 class Item(TypedDict):
@@ -105,13 +99,19 @@ class Images:
 
 
 class ImageDataset(Dataset[Item]):
-    """The samples at `rows`, read by `read`.
+    """The samples at `rows`, read by `read`: a picture and its box -> uint8 (C, H, W).
 
     An item is asked for by `Key` in training, where all random draws are a function of (seed, epoch, row, times drawn
     before in the epoch), and by the position in `rows` alone otherwise.
     """
 
-    def __init__(self, images: Images, rows: np.ndarray, read: ReadImage | EpochAugmentation, seed: int = 0) -> None:
+    def __init__(
+        self,
+        images: Images,
+        rows: np.ndarray,
+        read: Callable[[Picture, Box | None], torch.Tensor] | EpochAugmentation,
+        seed: int = 0,
+    ) -> None:
         self.images = images
         self.rows = rows
         self.read = read
@@ -126,24 +126,11 @@ class ImageDataset(Dataset[Item]):
         if isinstance(key, tuple):
             seed_place(self.seed, epoch, row, *([repeat] if repeat else []))
         read = self.read.at(epoch) if isinstance(self.read, EpochAugmentation) else self.read
-        return {
-            "image": read(self.images.picture(row), self.images.box(row)),
-            "label": int(self.images.labels[row]),
-            "index": row,
-        }
+        image = read(self.images.picture(row), self.images.box(row))
+        return {"image": image, "label": int(self.images.labels[row]), "index": row}
 
 
 SAMPLERS = ("shuffle", "balanced", "weighted")
-
-
-def require_sampler(sampler: str, weights_file: str | None) -> None:
-    """Raise a UserError unless the two settings fit."""
-    require_choice("data.sampler", sampler, SAMPLERS)
-    if (sampler == "weighted") != (weights_file is not None):
-        raise UserError(
-            f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
-            "data.sampler=weighted go together"
-        )
 
 
 def training_weights(
@@ -152,27 +139,23 @@ def training_weights(
     """float64 (len(rows),), proportional to how often each of `rows` is drawn; None for each once an epoch.
 
     Raises:
-        UserError: The file cannot be read, or lacks a training image.
+        UserError: The settings do not fit, the file cannot be read, or it lacks a training image.
     """
-    if sampler == "shuffle":
-        return None
+    require_choice("data.sampler", sampler, SAMPLERS)
+    if (sampler == "weighted") != (weights_file is not None):
+        raise UserError(f"data.sampler={sampler} does not fit data.weights_file={weights_file or 'null'}: use both")
     if sampler == "balanced":
         labels = labels_of(table)[rows]
         balanced: np.ndarray = 1 / np.bincount(labels)[labels]
         return balanced
-    paths = table["path"].iloc[rows]
-    weights = paths.map(_read_weights(Path(weights_file or "")))
-    if weights.isna().any():
-        missing = paths[weights.isna()]
-        raise UserError(
-            f"{weights_file} has no weight for {missing.iloc[0]} and {len(missing) - 1} more training images: add "
-            "them, or use data.sampler=shuffle data.weights_file=null"
-        )
+    if weights_file is None:
+        return None
+    paths, advice = table["path"].iloc[rows], "or use data.sampler=shuffle data.weights_file=null"
+    weights = paths.map(_read_weights(Path(weights_file)))
+    if missing := paths[weights.isna()].tolist():
+        raise UserError(f"{weights_file} lacks the weight of {missing[0]} and {len(missing) - 1} more: add, {advice}")
     if not weights.any():
-        raise UserError(
-            f"all weights of the training images in {weights_file} are 0: raise some, or use data.sampler=shuffle "
-            "data.weights_file=null"
-        )
+        raise UserError(f"all weights of training images in {weights_file} are 0: raise some, {advice}")
     return weights.to_numpy(np.float64)
 
 
@@ -181,31 +164,14 @@ def _read_weights(path: Path) -> pd.Series:
     try:
         table = read_columns(path, ("path", "weight"))
         weights = pd.to_numeric(table["weight"], errors="coerce")
-        if (bad := ~weights.between(0, np.inf, inclusive="left")).any():
-            line = bad.idxmax()
-            raise ValueError(f"line {line}: weight {table['weight'][line]!r} is not a number of at least 0")
+        for line, text in table["weight"][~weights.between(0, np.inf, inclusive="left")].items():
+            raise ValueError(f"line {line}: weight {text!r} is not a number of at least 0")
         table = table.assign(weight=weights).drop_duplicates(["path", "weight"])
-        if (twice := table["path"].duplicated()).any():
-            line = twice.idxmax()
-            raise ValueError(f"line {line}: {table['path'][line]} has two weights")
+        for line, name in table["path"][table["path"].duplicated()].items():
+            raise ValueError(f"line {line}: {name} has two weights")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read the weights {path} ({error}): name another file with data.weights_file"
-        ) from error
+        raise UserError(f"cannot read data.weights_file={path} ({error}): name another") from error
     return table.set_index("path")["weight"]
-
-
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> list[float]:
-    """A loss weight for each class, inverse to its share of `labels` int64 (N,), with a mean of 1 over the samples.
-
-    A class without samples has weight 0: it never occurs.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    occurring = int(np.count_nonzero(counts))  # plain numbers, as checkpoints hold no others
-    return [len(labels) / (occurring * count) if count else 0.0 for count in counts.tolist()]
-
-
-LAST_SECONDS = 30  # of a reading process, after SIGTERM
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -351,6 +317,9 @@ class ResumableLoader(DataLoader[Item]):
                 f"{max(1, state['images'] // processes)}"
             )
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
+
+
+LAST_SECONDS = 30  # of a reading process, after SIGTERM
 
 
 def outlive_signals(worker: int) -> None:

@@ -33,13 +33,9 @@ from classifier.errors import UserError, did_you_mean, require_number
 SPLITS = ("train", "val", "test")
 # what they are called in folders and tables, in small or capital letters
 PART_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 BOX = ["x1", "y1", "x2", "y2"]
 OBJECTS = ("all", "largest", "first")
@@ -47,7 +43,7 @@ FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
 NO_FILE = "no such file"
 
 
-def list_paths(paths: Sequence[str], labels: Sequence[str] | pd.Categorical, **columns: Any) -> pd.DataFrame:
+def list_paths(paths: Iterable[str], labels: Iterable[str] | pd.Categorical, **columns: Any) -> pd.DataFrame:
     """A table of samples of paths as the system gives them: one that is not UTF-8 becomes a problem.
 
     Args:
@@ -55,14 +51,13 @@ def list_paths(paths: Sequence[str], labels: Sequence[str] | pd.Categorical, **c
         labels: (N,) class names.
         columns: Further columns, each (N,).
     """
-    shown = [readable(path) for path in paths]
-    text = (
-        labels if isinstance(labels, pd.Categorical) else pd.Series([readable(label) for label in labels], dtype="str")
+    given = pd.Series(list(paths), dtype=object)
+    shown = given.map(readable).astype("str")
+    names = (
+        labels if isinstance(labels, pd.Categorical) else pd.Series([readable(name) for name in labels], dtype="str")
     )
-    table = pd.DataFrame({"path": pd.Series(shown, dtype="str"), "label": text, **columns})
-    return mark(
-        table, [name != path for name, path in zip(shown, paths, strict=True)], "its name is not UTF-8: rename it"
-    )
+    table = pd.DataFrame({"path": shown, "label": names, **columns})
+    return mark(table, shown.astype(object) != given, "its name is not UTF-8: rename it")
 
 
 def readable(name: str) -> str:
@@ -219,6 +214,15 @@ def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     return mark(table, rows & ~table["path"].isin(there), NO_FILE)
 
 
+def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Note a problem of images that are in two parts, and of files that do not exist."""
+    if "split" in table:
+        pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
+        double = pairs[pairs["path"].duplicated(keep=False)].groupby("path")["split"].agg(" and in ".join)
+        table = mark(table, table["path"].isin(double.index), "it is in " + table["path"].map(double))
+    return mark_missing(table, root)
+
+
 def none_exists(table: pd.DataFrame) -> bool:
     """Whether all files that `mark_missing` looked for were missing."""
     return not usable(table).any() and "problem" in table and bool(table["problem"].eq(NO_FILE).any())
@@ -256,32 +260,15 @@ def with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
 
 def with_covering_boxes(table: pd.DataFrame, boxes: np.ndarray) -> pd.DataFrame:
     """`table` with the smallest boxes of whole pixels around `boxes` float64 (N, 4); empty ones are problems."""
-    text = pd.DataFrame(boxes, table.index, BOX).map("{:g}".format)
-    finite = np.isfinite(boxes).all(axis=1)
-    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     near = np.clip(np.nan_to_num(boxes), -FAR, FAR)
     whole = np.hstack([np.floor(near[:, :2]), np.ceil(near[:, 2:])]).astype(np.int32)
+    reasons = [f"empty box: x {x1:g} to {x2:g}, y {y1:g} to {y2:g}" for x1, y1, x2, y2 in boxes[~good]]
     table = table.assign(**dict(zip(BOX, whole.T, strict=True)))
-    table = mark(
-        table,
-        ~finite,
-        "the box " + text["x1"] + ", " + text["y1"] + ", " + text["x2"] + ", " + text["y2"] + " is not finite",
-    )
-    return mark(
-        table, empty, "empty box: x " + text["x1"] + " to " + text["x2"] + ", y " + text["y1"] + " to " + text["y2"]
-    )
+    return mark(table, ~good, pd.Series(reasons, table.index[~good], dtype="str"))
 
 
-DELIMITERS = (",", ";", "\t", "|")
 TO_UTF8 = "save it as `CSV UTF-8` in a spreadsheet, or convert it with `iconv -f"
-
-
-class ColumnError(ValueError):
-    """A table lacks a column, or has two of it; `key` is what it was wanted as."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -309,53 +296,41 @@ def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = 
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not in UTF-8, has bad quotes, or lacks a column (`ColumnError`).
+        ValueError: It is not in UTF-8, has bad quotes, or lacks a column.
     """
     if path.suffix.lower() == ".parquet":
         from pyarrow.parquet import read_schema
 
-        names = read_schema(path).names
-        positions = _positions(names, columns, optional)
-        cells = (
-            pd.read_parquet(path, columns=[names[place] for place in positions.values()], dtype_backend="pyarrow")
-            .astype("str")
-            .fillna("")
-        )
-        return cells.set_axis(pd.RangeIndex(1, len(cells) + 1)).set_axis(list(positions), axis="columns")
-    raw, text = _text(path)
-    delimiter, names = _first_line(path, text, set(columns.values()))
-    positions = _positions(names, columns, optional)
+        places = _places(read_schema(path).names, columns, optional)
+        table = pd.read_parquet(path, columns=[columns[key] for key in places], dtype_backend="pyarrow")
+        return table.astype("str").fillna("").set_axis(list(places), axis=1).set_axis(range(1, len(table) + 1))
+    raw, text = _read_text(path)
+    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
+    headers = {sep: [name.strip() for name in next(csv.reader([first], delimiter=sep), [])] for sep in ",;\t|"}
+    tabs = path.suffix.lower() in (".tsv", ".tab")
+    delimiter = "\t" if tabs else max(headers, key=lambda sep: len({*headers[sep]} & {*columns.values()}))
+    names = headers[delimiter]
+    places = _places(names, columns, optional)
     with suppress(pd.errors.ParserError):
         table = pd.read_csv(io.BytesIO(raw), engine="pyarrow", sep=delimiter, dtype=str, keep_default_na=False)
-        table = table.iloc[:, list(positions.values())].set_axis(list(positions), axis="columns")
+        table = table.iloc[:, list(places.values())].set_axis(list(places), axis=1)
         if len(table) == raw.rstrip().count(b"\n") and (table.iloc[:, 0] != "").all():
             return table.set_axis(pd.RangeIndex(2, len(table) + 2))
-    return _read_carefully(text, delimiter, len(names), positions)
-
-
-def _read_carefully(text: str, delimiter: str, count: int, positions: dict[str, int]) -> pd.DataFrame:
-    """The same by the standard library, for blank lines, cells of several lines and malformed ones: slower."""
+    # blank lines, cells of several lines, and malformed ones: slower
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = dict((reader.line_num, cells) for cells in reader if any(cells))  # noqa: C402
+        lines, rows = zip(*[(reader.line_num, cells) for cells in reader if any(cells)], strict=True)
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is malformed, {error}: mend its quotes") from error
-    del rows[min(rows)]
-    columns = {
-        name: [cells[place] if place < len(cells) else "" for cells in rows.values()]
-        for name, place in positions.items()
-    }
-    lengths = pd.Series(
-        {line: len(cells) if len(cells) < count or any(cells[count:]) else count for line, cells in rows.items()},
-        dtype="int64",
-    )
-    problem = (
-        "has " + lengths.astype("str") + f" cells, the first line {count}: quote a cell that has {delimiter!r} in it"
-    )
-    return mark(pd.DataFrame(columns, index=lengths.index, dtype="str"), lengths != count, problem)
+    width = len(names)
+    counts = np.array([len(row) if len(row) < width or any(row[width:]) else width for row in rows[1:]], np.int64)
+    cells = [[row[place] if place < len(row) else "" for place in places.values()] for row in rows[1:]]
+    table = pd.DataFrame(cells, index=lines[1:], columns=list(places), dtype="str")
+    problem = [f"has {count} cells, the first line {width}: quote those with {delimiter!r}" for count in counts]
+    return mark(table, counts != width, pd.Series(problem, table.index, dtype="str"))
 
 
-def _text(path: Path) -> tuple[bytes, str]:
+def _read_text(path: Path) -> tuple[bytes, str]:
     raw = path.read_bytes()
     if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         raise ValueError(f"it is in UTF-16: {TO_UTF8} UTF-16 -t UTF-8`")
@@ -364,27 +339,14 @@ def _text(path: Path) -> tuple[bytes, str]:
         return raw, raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"it is not in UTF-8, byte {raw[error.start]:#04x} in line {line}: {TO_UTF8} WINDOWS-1252 -t UTF-8`"
-        ) from error
+        raise ValueError(f"it is not in UTF-8, see line {line}: {TO_UTF8} WINDOWS-1252 -t UTF-8`") from error
 
 
-def _first_line(path: Path, text: str, wanted: set[str]) -> tuple[str, list[str]]:
-    """The delimiter, and the names of the columns."""
-    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-    delimiters = ("\t",) if path.suffix.lower() in (".tsv", ".tab") else DELIMITERS
-    names = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in delimiters}
-    best = max(delimiters, key=lambda mark: (len(wanted & set(names[mark])), len(names[mark])))
-    return best, names[best]
-
-
-def _positions(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
+def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
     """Key of `columns` -> the place of its column."""
     found = {key: column for key, column in columns.items() if column in names or key not in optional}
-    for key, column in found.items():
-        if column not in names:
-            hint = f"its first line names: {', '.join(names[:30])}; {did_you_mean(column, names)}"
-            raise ColumnError(key, f"no column {column!r}, {hint if any(names) else 'it is empty'}")
-        if names.count(column) > 1:
-            raise ColumnError(key, f"{names.count(column)} columns {column!r}: rename all but one")
+    for column in found.values():
+        if names.count(column) != 1:
+            hint = f"{', '.join(names[:30])}; {did_you_mean(column, names)}" if any(names) else "it is empty"
+            raise ValueError(f"its first line has {names.count(column) or 'no'} columns {column!r}: {hint}")
     return {key: names.index(column) for key, column in found.items()}

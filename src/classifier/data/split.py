@@ -187,11 +187,11 @@ def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 def _codes(parts: pd.Series) -> np.ndarray:
     """int64, positions in `SPLITS`, or NONE."""
-    return np.array(pd.Categorical(parts, categories=list(SPLITS)).codes, dtype=np.int64)
+    return pd.Index(SPLITS).get_indexer(pd.Index(parts))
 
 
 def _names(codes: np.ndarray) -> pd.Series:
-    return pd.Series(pd.Categorical.from_codes(codes, list(SPLITS))).astype("str")
+    return pd.Series(codes).map(dict(enumerate(SPLITS))).astype("str")
 
 
 def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
@@ -206,9 +206,9 @@ def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
         raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
     paths = table["path"][usable(table)]
     # not pandas' extract, which may be RE2's, with another grammar
-    found = [match and match[1 if expression.groups else 0] for match in map(expression.search, paths)]
-    if not all(found):  # an empty text would put all such images into one group
-        path = paths.iloc[[bool(name) for name in found].index(False)]
+    found = [(match and match[min(expression.groups, 1)]) or "" for match in map(expression.search, paths)]
+    if "" in found:  # an empty text would put all such images into one group
+        path = paths.iloc[found.index("")]
         raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
     return table.assign(group=pd.Series(found, paths.index, dtype="str").reindex(table.index))
 
@@ -245,24 +245,22 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
         listing = read_columns(path, ("path", "split"), optional=("box",))
         listing = listing.reindex(columns=["path", "split", "box"], fill_value="")
         part = listing["split"].str.strip().str.lower().map(PART_WORDS)
-        if part.isna().any():
-            line = part.isna().idxmax()
-            raise ValueError(f"line {line}: unknown split {listing['split'][line]!r}, not {', '.join(SPLITS)}")
+        for line, name in listing["split"][part.isna()].items():
+            raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
         listing = listing.assign(split=part).drop_duplicates()
-        if (twice := listing.duplicated(["path", "box"])).any():
-            raise ValueError(f"line {twice.idxmax()}: {listing['path'][twice.idxmax()]} is in two parts")
+        for line, image in listing["path"][listing.duplicated(["path", "box"])].items():
+            raise ValueError(f"line {line}: {image} is in two parts")
         if listing.empty:
             raise ValueError("no samples")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
-    with_boxes = (listing["box"] != "").any()
     names, listed = table["path"], listing["path"]
-    if with_boxes:
+    if (listing["box"] != "").any():
         names, listed = names + "\0" + _box_text(table), listed + "\0" + listing["box"]
-    if (gone := ~listed.isin(names)).any():
+    if gone := listing["path"][~listed.isin(names)].tolist():
         raise UserError(
-            f"{gone.sum()} of the {len(listing)} samples in {path} are not in the data any more, "
-            f"{listing['path'][gone.idxmax()]} first: restore them, or use data.split_file=null to split anew"
+            f"{len(gone)} of the {len(listing)} samples in {path} are not in the data any more, {gone[0]} first: "
+            "restore them, or use data.split_file=null for a new split"
         )
     parts = names.map(pd.Series(listing["split"].array, listed)).astype("str")
     if unlisted := int(parts.isna().sum()):  # files that came after the split was made

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from classifier.errors import UserError
-from classifier.instantiate import build
-from classifier.runs import CONFIG_DIR
+from classifier.instantiate import build, known_targets, require_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,10 +50,9 @@ def register_network(target: str) -> None:
     _registered.add(target)
 
 
-def known_networks() -> set[str]:
+def known_networks() -> frozenset[str]:
     """The networks that a checkpoint may name: those of configs/model/*.yaml, and those that were registered."""
-    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIG_DIR / "model").glob("*.yaml")]
-    return _registered.union(config["_target_"] for config in configs if "_target_" in config)
+    return known_targets("model") | _registered
 
 
 def build_model(
@@ -91,23 +88,13 @@ def _require_known(config: Mapping[str, Any]) -> None:
 
     `torch.nn.functional.torch.utils.collect_env.run`, for one, runs commands.
     """
-    target, arguments = config.get("_target_"), {key: value for key, value in config.items() if key != "_target_"}
+    target = config.get("_target_")
     if str(target) not in known_networks():
         raise UserError(
             f"model._target_={target} is not built from a checkpoint: for a network of your own, write a "
             f'configs/model/NAME.yaml with that _target_, or call classifier.models.register_network("{target}") first'
         )
-    if not _is_plain(arguments):
-        raise UserError(f"model={arguments} is refused: a checkpoint may give a network plain values only")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether `value` holds none of Hydra's own keys, such as `_target_` and `_args_`, and no interpolation."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and key[:1] != "_" and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and "${" not in value)
+    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model")
 
 
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:

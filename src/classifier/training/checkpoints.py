@@ -18,13 +18,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from classifier.data import ClassificationDataModule
+from classifier.data.samples import fingerprint
 from classifier.data.split import write_split
 from classifier.errors import UserError, require_whole
 from classifier.files import replacing, whole_file
 from classifier.runs import record_start, versions
 from classifier.training.module import ImageClassifier
 
-RUN_KEY = "run"  # of what `RunRecord` adds: config, data_fingerprint, metrics, versions
+RUN_KEY = "run"  # of what `RunRecord` adds: config, data_root, data_fingerprint, metrics, versions
 
 
 def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -88,7 +89,7 @@ def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, pa
     shapes, own = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
     different = [name for name in shapes | own if shapes.get(name) != own.get(name)]
     if different:
-        raise UserError(f"{path} holds another network than this code builds, {different[0]} first: restore the code, {remedy}")
+        raise UserError(f"{path} holds another network, {different[0]} first, than this code: restore it, {remedy}")
 
 
 def init_from(model: pl.LightningModule, path: Path) -> str:
@@ -162,8 +163,12 @@ class RunRecord(pl.Callback):
         self.config = dict(config)
         self.overrides = list(overrides)
         self.datamodule = datamodule
-        fingerprint = datamodule.samples.fingerprint()
-        self.record = {"config": self.config, "data_fingerprint": fingerprint, "versions": versions()}
+        self.record = {
+            "config": self.config,
+            "data_root": str(datamodule.root.resolve()),
+            "data_fingerprint": fingerprint(datamodule.samples),
+            "versions": versions(),
+        }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files, now that nothing of the input was refused: a directory with config.yaml is a run."""
@@ -171,11 +176,10 @@ class RunRecord(pl.Callback):
             return
         run_dir = Path(self.config["run_dir"])
         (run_dir / "metrics.json").unlink(missing_ok=True)  # written again when the run is done
-        write_split(run_dir / "split.csv", self.datamodule.samples, self.datamodule.split)
-        if self.datamodule.skipped:
-            lines = [f"{problem.path}\t{problem.reason}\n" for problem in self.datamodule.skipped]
+        write_split(run_dir / "split.csv", self.datamodule.samples)
+        if len(self.datamodule.skipped):
             with whole_file(run_dir / "skipped.tsv", "log_dir") as scratch:
-                scratch.write_text("path\treason\n" + "".join(lines), encoding="utf-8", errors="surrogateescape")
+                self.datamodule.skipped.rename(columns={"problem": "reason"}).to_csv(scratch, sep="\t", index=False)
         record_start(run_dir, self.overrides)
         with whole_file(run_dir / "config.yaml", "log_dir") as scratch:
             scratch.write_text(yaml.safe_dump({**self.config, "resume": None}, sort_keys=False), encoding="utf-8")
@@ -248,10 +252,6 @@ class BestCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(str(self.dirpath), Path(path).name)) if path else path
 
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        super().load_state_dict({
-            **state_dict,
-            **{key: here(state_dict[key]) for key in paths},
-            "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
-            "dirpath": self.dirpath,
-        })
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})

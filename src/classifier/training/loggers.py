@@ -1,6 +1,6 @@
 """What a run logs of each epoch: TensorBoard's curves, metrics.csv, and a line on the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from classifier.files import whole_file
+from classifier.runs import leaves
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -26,21 +27,14 @@ class RunTensorBoardLogger(TensorBoardLogger):
     @rank_zero_only
     def log_run(self, settings: Mapping[str, Any], metrics: list[str]) -> None:
         """Fill the HPARAMS tab: the settings, and the names of the metrics whose own curves give the values."""
-        shown = {key: value for key, value in _flatten(settings) if isinstance(value, (bool, int, float, str))}
+        values = {key: str(value) if isinstance(value, list) else value for key, value in leaves(settings).items()}
+        shown = {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
         for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
             self.experiment.file_writer.add_summary(summary)
 
     @rank_zero_only
     def save(self) -> None:
         """Nothing beside the events: config.yaml has the hyper-parameters."""
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value) if isinstance(value, list) else value
 
 
 class EpochLogger(Logger):
@@ -62,7 +56,7 @@ class EpochCSVLogger(EpochLogger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.rows: dict[int, dict[str, str]] | None = None
+        self.rows: dict[int, dict[Hashable, str]] | None = None
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

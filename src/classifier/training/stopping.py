@@ -80,7 +80,7 @@ class StopSignals:
             os.write(2, b"stopping after this step or validation, with a checkpoint\n")
 
     def agreed(self, due: bool) -> tuple[int, bool]:
-        """The signal that any process got, 0 for none; and whether any wants a checkpoint. All processes must call it."""
+        """The signal that any process got, 0 for none; and whether any wants a checkpoint. All must ask together."""
         if self._group is None:
             return self.received, due
         wishes = torch.tensor([self.received, int(due)])

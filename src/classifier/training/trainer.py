@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -20,23 +21,14 @@ from classifier.training.sharding import SHARDED
 
 log = logging.getLogger(__name__)
 
-# advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
-# over processes, a short epoch's loss is logged each epoch, and modules in evaluation mode are frozen on purpose
-NOISE = (
-    ".*does not have many workers.*",
-    ".*Consider increasing the value of the `num_workers` argument.*",
-    ".*sync_dist=True.*",
-    ".*is smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*it is recommended to use `self.log.*",
-    ".*is not supported by the model summary.*",
-    ".*but have no `val_dataloader`.*",
-    ".*predict returned None.*",
-    ".*in eval mode at the start of training.*",
-    ".*Total length of `list` across ranks is zero.*",
-    ".*method of metric .* was called before the ``update``.*",
-    ".*Grad strides do not match bucket view strides.*",
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+NOISE = (  # seen in ordinary runs, where each is meant to be so
+    "Checkpoint directory .* exists and is not empty",
+    "Precision .* is not supported by the model summary",
+    "predict returned None",
+    "Total length of `list` across ranks is zero",
+    "The ``compute`` method of metric .* was called before the ``update``",
+    "Grad strides do not match bucket view strides",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
 
 
@@ -49,6 +41,9 @@ class NoProfiler(PassThroughProfiler):
 
 def quiet() -> None:
     """Keep from the terminal what is not for the user."""
+    # the loaders shard and choose workers on their own, metrics are summed over processes, the loss of a short epoch is
+    # logged too, and modules in evaluation mode are frozen on purpose
+    disable_possible_user_warnings()
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -74,14 +69,13 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
         [build(config, f"{section}.{name}") for name, config in (settings[section] or {}).items() if config is not None]
         for section in ("logger", "callbacks")
     )
-    unwanted: list[type] = [] if loggers else [LearningRateMonitor, DeviceStatsMonitor]  # they refuse to do without
-    unwanted += [] if trainer["enable_progress_bar"] else [ProgressBar]
-    unwanted += [] if trainer["enable_model_summary"] else [ModelSummary]
+    kinds = {"checkpointing": Checkpoint, "progress_bar": ProgressBar, "model_summary": ModelSummary}
+    unwanted = [kind for name, kind in kinds.items() if not trainer.get(f"enable_{name}", True)]
+    unwanted += [] if loggers else [LearningRateMonitor, DeviceStatsMonitor]  # which refuse to do without
     callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))]
-    kinds = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar, "enable_model_summary": ModelSummary}
-    # for those that are switched off, Lightning would bring its own
-    wanted = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
-    return make_trainer({**trainer, **wanted}, run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
+    # of a kind that was switched off, Lightning would bring its own
+    enabled = {f"enable_{name}": any(isinstance(found, kind) for found in callbacks) for name, kind in kinds.items()}
+    return make_trainer({**trainer, **enabled}, run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
 
 def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.Trainer:

@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from classifier.data import ClassificationDataModule
+from classifier.data.samples import labels_of
 from classifier.errors import UserError, did_you_mean
 from classifier.models.network import require_image_size, without_weights
 from classifier.training.checkpoints import init_from
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
-    """Build what a run trains, with all that can be refused before its first step.
+    """Build what a run trains, and refuse what can be refused before its first step.
 
     Args:
         settings: The resolved config.
@@ -61,8 +62,8 @@ def _build(settings: dict[str, Any], datamodule: ClassificationDataModule, new: 
 def _class_counts(settings: dict[str, Any], datamodule: ClassificationDataModule) -> list[int]:
     """Training images of each class."""
     if settings["loss"].get("class_weight") == "balanced" and settings["data"]["sampler"] == "balanced":
-        log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes are made up for twice")
-    labels = datamodule.samples.labels[datamodule.rows("train")]
+        log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes count twice")
+    labels = labels_of(datamodule.samples)[datamodule.rows("train")]
     counts: list[int] = np.bincount(labels, minlength=datamodule.num_classes).tolist()
     return counts
 
@@ -74,7 +75,7 @@ def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodul
     mode = "min" if monitor.endswith("loss") else "max"
     if settings["mode"] != mode:
         raise UserError(f"mode={settings['mode']} would keep the worst {monitor}: use mode={mode}")
-    if monitor.startswith("val/") and "val" not in datamodule.split:
+    if monitor.startswith("val/") and "val" not in datamodule.parts:
         raise UserError(
             f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
             "or monitor=train/loss mode=min"
