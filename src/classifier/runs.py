@@ -31,10 +31,10 @@ SHARDED = "sharded"  # the trainer.strategy that training/sharding.py adds
 # pattern that fits counts, and ! takes back: the length of an epoch, the scores of the best, and in memory the order
 # of the optimiser's state have to be those of the checkpoint.
 RESUME_MAY_CHANGE = (
-    "resume", "run_dir", "log_dir", "name", "test", "ema",
+    "resume", "run_dir", "log_dir", "name", "test",
     "trainer.*", "!trainer.accumulate_grad_batches", "!trainer.limit_train_batches", "!trainer.overfit_batches",
     "callbacks*", "!callbacks.best.monitor", "!callbacks.best.mode", "!callbacks.best.save_top_k",
-    "logger*", "speed.*", "!speed.channels_last", "finetune.*", "loss.*", "mix.*",
+    "logger*", "speed.*", "!speed.channels_last",
     "data.root", "data.table", "data.images*", "data.annotations*", "data.image_sets", "data.split_file",
     "data.batch_size", "data.num_workers", "data.train_size", "data.augment*", "data.on_error", "data.check",
     "data.cache", "data.cache_size", "data.cache_dir",
