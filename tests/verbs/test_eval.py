@@ -58,7 +58,7 @@ def test_another_folder_is_evaluated_whole(workplace: Path, tmp_path: Path) -> N
     ("divided_by", "per_class"),
     [
         (("data.fold=0", "data.num_folds=7"), 2),
-        ((r"data.group_pattern='^[a-z]+/\d\d'",), 2),
+        ((r"data.group_pattern='^[a-z]+/(\d\d|ex)'",), 2),
         (("data.limit_per_class=3",), 5),
         (("data.split_file={}",), 2),
     ],
