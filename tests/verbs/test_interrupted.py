@@ -129,7 +129,7 @@ def test_one_of_two_processes_gets_the_signal(signum: signal.Signals, folder: Pa
 
 def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
     """Ctrl-C ends the run and names what resumes it."""
-    endless = ("trainer.max_epochs=100000", "callbacks.early_stopping=null", "optimizer.lr=0")
+    endless = ("trainer.max_epochs=100000", "callbacks.early_stopping=null")
     process = start("train", *BARE, f"data.root={folder}", *endless, cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
     process.send_signal(signal.SIGINT)
