@@ -161,7 +161,12 @@ def test_boxes_are_cut_at_the_edge_and_outside_ones_reported(root: Path, level: 
     found = checked(root, ["x.jpg"] * 5 + ["y.jpg"] * 2, level, boxes=boxes)
     bad = found["problem"].notna()
     assert found.index[bad].tolist() == [3, 4, 6]
-    assert found[BOX][~bad].to_numpy().tolist() == [[10, 10, 20, 20], [0, 0, 80, 60], [70, 50, 80, 60], [10, 10, 30, 20]]
+    assert found[BOX][~bad].to_numpy().tolist() == [
+        [10, 10, 20, 20],
+        [0, 0, 80, 60],
+        [70, 50, 80, 60],
+        [10, 10, 30, 20],
+    ]
     assert {found[side].dtype for side in BOX} == {np.dtype("int32")}
     assert "(80, 10, 90, 20)" in found["problem"][3]
     assert "80x60" in found["problem"][3]
@@ -210,7 +215,9 @@ def test_a_decompression_bomb_is_refused_unread(form: str, root: Path, recwarn: 
     for name, (width, height) in sizes.items():
         if form == "png":
             chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"]
-            parts = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+            parts = [
+                struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+            ]
             content = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
         else:
             content = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
@@ -268,7 +275,9 @@ def test_what_may_change_without_the_file_is_not_kept(
     assert outcome(root, names, "quick", tmp_path / "cache")[1] == {}
 
 
-def test_what_was_found_before_an_interrupt_is_kept(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_before_an_interrupt_is_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [save(picture("red", seed=number), root / f"{number}.jpg").name for number in range(100)]
     true_size = check.image_size
 

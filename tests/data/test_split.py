@@ -195,7 +195,11 @@ def test_a_limit_takes_from_every_class(limit: int) -> None:
         {"limit_per_class": 0},
         {"split_seed": -1},
         {"split_seed": 2**32 - 1},
-        *({key: value} for key in ("fold", "num_folds", "limit_per_class", "split_seed") for value in ("many", 2.5, True)),
+        *(
+            {key: value}
+            for key in ("fold", "num_folds", "limit_per_class", "split_seed")
+            for value in ("many", 2.5, True)
+        ),
         *({key: value} for key in ("val_fraction", "test_fraction") for value in ("some", float("nan"), None)),
         {"val_fraction": 0.6, "test_fraction": 0.5},
     ],

@@ -94,7 +94,9 @@ class CocoDataModule(ClassificationDataModule):
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
         boxes = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
-        numbers, categories, bbox = (table[key].astype("str") for key in ("image_id", "category_id", "bbox"))
+        numbers, categories, bbox = (
+            table[key].astype("str").fillna("null") for key in ("image_id", "category_id", "bbox")
+        )
         paths = numbers.map(dict(zip(images["id"].astype("str"), images["path"], strict=True)))
         labels = categories.map(dict(zip(names["id"].astype("str"), names["name"], strict=True)))
         table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")

@@ -219,7 +219,7 @@ def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     if "split" in table:
         pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
         double = pairs[pairs["path"].duplicated(keep=False)].groupby("path")["split"].agg(" and in ".join)
-        table = mark(table, table["path"].isin(double.index), "it is in " + table["path"].map(double))
+        table = mark(table, table["path"].isin(double.index), "it is in " + table["path"].map(double).astype("str"))
     return mark_missing(table, root)
 
 

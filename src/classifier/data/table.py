@@ -129,7 +129,7 @@ class TableDataModule(ClassificationDataModule):
             )
 
     def _with_boxes(self, table: pd.DataFrame) -> pd.DataFrame:
-        numbers = table[samples.BOX].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+        numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
         text = table["x1"] + ", " + table["y1"] + ", " + table["x2"] + ", " + table["y2"]
         table = samples.mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
         if self.box_format == "xywh":
@@ -145,4 +145,6 @@ class TableDataModule(ClassificationDataModule):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         labels = good[good.duplicated(place, keep=False)].groupby("path")["label"].agg(" and ".join)
-        return samples.mark(table, table["path"].isin(labels.index), "it is labelled " + table["path"].map(labels))
+        return samples.mark(
+            table, table["path"].isin(labels.index), "it is labelled " + table["path"].map(labels).astype("str")
+        )
