@@ -68,9 +68,7 @@ def test_where_the_table_lies(tmp_path: Path, place: str, monkeypatch: pytest.Mo
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
-    root = write(
-        tmp_path, "id,problem\n1,cat\nx.2,dog\n3.JPG,01\n", files=("all/1.jpg", "all/x.2.jpg", "all/3.JPG")
-    )
+    root = write(tmp_path, "id,problem\n1,cat\nx.2,dog\n3.JPG,01\n", files=("all/1.jpg", "all/x.2.jpg", "all/3.JPG"))
     module = read(root, path_column="id", label_column="problem", images="all/", extension="jpg")
     assert listed(module) == [("all/1.jpg", "cat"), ("all/x.2.jpg", "dog"), ("all/3.JPG", "01")]
 
@@ -137,7 +135,9 @@ def test_what_cannot_be_used_is_a_problem(tmp_path: Path, lines: str, path: str,
 
 
 def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
-    module = read(write(tmp_path, "path,label,part\na.jpg,cat,train\nb.jpg,cat,train\nb.jpg,cat,test\n"), split_column="part")
+    module = read(
+        write(tmp_path, "path,label,part\na.jpg,cat,train\nb.jpg,cat,train\nb.jpg,cat,test\n"), split_column="part"
+    )
     assert listed(module) == [("a.jpg", "cat")]
     assert "train and in test" in problems(module)["b.jpg"]
 

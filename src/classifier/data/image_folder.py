@@ -85,9 +85,8 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     def _report_empty(self, folder: str, exists: bool) -> None:
         if exists:
-            raise UserError(
-                f"the class folder {self.root / folder} holds no image ({', '.join(EXTENSIONS)}): add some, or remove it"
-            )
+            kinds = ", ".join(EXTENSIONS)
+            raise UserError(f"the class folder {self.root / folder} holds no image ({kinds}): add some, or remove it")
         log.warning("%s does not exist, so this part has no image of the class %r", folder, Path(folder).name)
 
     def _report_left_out(self, parts: set[str], other: Counter[str]) -> None:
