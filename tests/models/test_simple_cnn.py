@@ -54,25 +54,6 @@ def test_logits_have_one_row_an_image(image_size: tuple[int, int], in_chans: int
     assert logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("head", ["flatten", "avg"])
-def test_only_the_averaging_head_takes_another_size(head: str) -> None:
-    network = SimpleCNN(num_classes=5, image_size=(16, 16), widths=[4, 6], head=head)
-    other = torch.rand(2, 3, 24, 16)
-    if head == "avg":
-        assert network(other).shape == (2, 5)
-    else:
-        with pytest.raises(RuntimeError):
-            network(other)
-
-
-def test_dropout_works_in_training_alone() -> None:
-    network = SimpleCNN(num_classes=5, image_size=(8, 8), drop_rate=0.5)
-    images = torch.rand(4, 3, 8, 8)
-    assert not torch.equal(network(images), network(images))
-    network.eval()
-    assert torch.equal(network(images), network(images))
-
-
 @pytest.mark.parametrize(
     ("image_size", "widths", "enough"), [((3, 8), [4, 4], 4), ((8, 3), [4, 4], 4), ((31, 31), [4] * 5, 32)]
 )

@@ -41,12 +41,13 @@ def random_images(count: int, size: int = 8, channels: int = 1, seed: int = 0) -
     return torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
-def loader(count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int = 0) -> DataLoader[Batch]:
-    """Grey images of 8x8 pixels; labels 0, 1, 2, 0, 1, ..."""
-    images = random_images(count, seed=seed)
+def loader(
+    count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int = 0, size: int = 8, channels: int = 1
+) -> DataLoader[Batch]:
+    """Images with the labels 0, 1, 2, 0, 1, ..."""
     items = [
         {"image": image, "label": torch.tensor(index % num_classes), "index": torch.tensor(index)}
-        for index, image in enumerate(images)
+        for index, image in enumerate(random_images(count, size, channels, seed))
     ]
     return DataLoader(items, batch_size=batch_size)  # type: ignore[arg-type]
 

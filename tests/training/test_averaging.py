@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import functional
 
@@ -109,24 +110,16 @@ def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
     assert validated["val/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
 
 
-class SaveEverywhere(pl.Callback):
-    """Checkpoints from within and around the last validation, and after the fit."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        trainer.save_checkpoint(self.folder / "within.ckpt")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / "validated.ckpt")
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / "end.ckpt")
-
-
 def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
-    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), SaveEverywhere(tmp_path)], max_epochs=2)
+    """Within and after the last validation, at the end of training and after the fit."""
+
+    def save(name: str) -> Any:
+        return lambda trainer, *_: trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+
+    moments = LambdaCallback(
+        on_validation_batch_end=save("within"), on_validation_end=save("validated"), on_train_end=save("end")
+    )
+    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), moments], max_epochs=2)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     checkpoints = [load(tmp_path / f"{name}.ckpt") for name in ("within", "validated", "end", "after")]
