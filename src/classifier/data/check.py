@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -128,15 +127,15 @@ def image_size(path: Path, check: str) -> tuple[int, int]:
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
     decodes, and so finds damage in the middle too.
     """
-    with FileIO(path) as file:
+    with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise ValueError("empty file (0 bytes)")
         with Image.open(file) as image:
             size, kind = image.size, image.format or ""
             if kind == "WEBP":
-                file.seek(0)
-                whole = length >= int.from_bytes(file.read(12)[4:8], "little") + 8
+                file.seek(4)
+                whole = length >= int.from_bytes(file.read(4), "little") + 8
             else:
                 file.seek(max(0, length - TAIL))
                 whole = kind in END_MARKS and END_MARKS[kind] in file.read(TAIL)

@@ -117,8 +117,10 @@ class Splitting:
         """Rows of `pool` for the `val` or `test` part, class by class."""
         fraction = self.test_fraction if part == "test" else self.val_fraction
         seed = self.split_seed if part == "test" else self.split_seed + 1
+        if fraction <= 0 or len(pool) == 0:
+            return pool[:0]
         ids, first = units.of(pool)
-        if fraction <= 0 or len(pool) == 0 or (len(ids) == 1 and not units.whole):
+        if len(ids) == 1 and not units.whole:
             return pool[:0]
         if units.whole:
             return units.rows(pool, [ids[_share(units.labels[first], fraction, seed)]])
