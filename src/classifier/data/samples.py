@@ -205,8 +205,9 @@ def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     there: list[str] = []
     for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
         with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
-            there += [posixpath.join(folder, readable(entry.name)) for entry in entries]
-    return mark(table, rows & ~table["path"].isin(there), NO_FILE)
+            prefix = f"{folder}/" if folder else ""
+            there += [prefix + entry.name for entry in entries]
+    return mark(table, rows & ~table["path"].astype(object).isin(there), NO_FILE)
 
 
 def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
