@@ -166,7 +166,7 @@ class LastCheckpoint(Checkpoint):
                 log.warning("%s", error)
 
     def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """End a run that was told to stop, now that Lightning has logged what belongs to the checkpoint."""
+        """End a run that received a signal, now that Lightning has logged what belongs to the checkpoint."""
         if self._stopped_by:
             # when a process fails, Lightning's first process kills all the others, and itself
             raise SystemExit(exit_code(self._stopped_by) if trainer.local_rank == 0 else 0)
