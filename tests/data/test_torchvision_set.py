@@ -81,8 +81,12 @@ def test_data_sets(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("FashionMNIST", {"train": False}), ("DTD", {"split": "val"}), ("OxfordIIITPet", {"target_types": "binary-category"})],
-)  # fmt: skip
+    [
+        ("FashionMNIST", {"train": False}),
+        ("DTD", {"split": "val"}),
+        ("OxfordIIITPet", {"target_types": "binary-category"}),
+    ],
+)
 def test_options(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     LAYOUTS[name](tmp_path)
     module, table = read(tmp_path, name, options=options)
