@@ -54,12 +54,6 @@ def test_a_missing_file_is_a_user_error(tmp_path: Path, server: Server) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/file.bin", "archives/file.bin", "gopher://x/file.bin"])
-def test_an_address_that_leads_nowhere_is_a_user_error(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError, match=f"cannot download {url}"):
-        download(url, tmp_path / "file.bin", SHA256)
-
-
 def archive(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:

@@ -73,14 +73,6 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert listed(module) == [("all/1.jpg", "cat"), ("all/x.2.jpg", "dog"), ("all/3.JPG", "01")]
 
 
-def test_classes(tmp_path: Path) -> None:
-    root = write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")
-    assert list(read(root).read()["label"].cat.categories) == ["9", "10"]
-    assert read(root, classes=["x", "9", "10"]).read()["label"].cat.codes.tolist() == [2, 1]
-    with pytest.raises(UserError, match="'9'"):
-        read(root, classes=["10"]).read()
-
-
 def test_parts_and_groups(tmp_path: Path) -> None:
     names = ("train", "Valid", "TEST", "val", "training")
     lines = [f"{number}.jpg,cat,{name},{['p', '', 'q'][number % 3]}" for number, name in enumerate(names)]
