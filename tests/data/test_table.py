@@ -28,7 +28,6 @@ def read(root: Path, table: str = "labels.csv", **options: Any) -> TableDataModu
     ("name", "text"),
     [
         ("labels.csv", b"\xef\xbb\xbfpath,label\r\na.jpg,cat\r\n\r\nsub/c.jpg,dog"),
-        ("labels.csv", "path;label\na.jpg;cat\nsub/c.jpg;dog\n"),
         ("labels.tsv", "path\tlabel\na.jpg\tcat\nsub/c.jpg\tdog\n"),
         ("labels.txt", 'id|label | path\n1|cat|"a.jpg"\n2|"dog"| sub\\c.jpg\n'),
         ("labels.csv", "path,label\n./a.jpg, cat\nsub/../sub//c.jpg,dog,\n"),
@@ -152,9 +151,7 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("path,label,path\n", {}, r"2 columns 'path'.*data\.path_column"),
         ("path,label\n", {}, r"data\.table="),
         ("", {}, r"is empty.*data\.table="),
-        ("path,label\na.jpg,caf\xe9\n".encode("latin-1"), {}, "line 2.*WINDOWS-1252"),
         ("path,label\na.jpg,cat\n".encode("utf-16"), {}, "iconv -f UTF-16 -t UTF-8"),
-        ('path,label\na.jpg,"cat\nb.jpg,dog\n', {}, "line 3 is malformed"),
         ("path,label\n/etc/passwd,cat\n", {}, r"line 2: '/etc/passwd'.*data\.root="),
         ("path,label\nC:\\a.jpg,cat\n", {}, r"line 2: 'C:\\\\a.jpg'"),
         ("path,label\na.jpg,x\nsub/../../b.jpg,y\n", {}, "line 3: 'sub/../../b.jpg'"),
