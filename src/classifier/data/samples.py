@@ -227,9 +227,7 @@ def none_exists(table: pd.DataFrame) -> bool:
 
 def require_margin(margin: float) -> None:
     """Raise a UserError unless it can be added around a box."""
-    require_number("data.margin", margin)
-    if margin < 0:
-        raise UserError(f"data.margin={margin} must not be negative: use data.margin=0 for the box alone")
+    require_number("data.margin", margin, least=0)
 
 
 def choose_objects(table: pd.DataFrame, which: str) -> pd.DataFrame:
