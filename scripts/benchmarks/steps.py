@@ -16,8 +16,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case, wait
-from classifier.config import CONFIG_DIR, plain
 from classifier.data.loader import Batch
+from classifier.runs import CONFIG_DIR, plain
 from classifier.training.finetune import FineTuning
 from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
@@ -118,6 +118,7 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
             preprocessing={"image_size": [case.size, case.size], "channels": 3},
             optimizer=settings["optimizer"],
             scheduler=settings["scheduler"],
+            trusted=True,
         )
         model.network = case.build()
         model.finetuning = FineTuning(model.network)  # whose parameters the optimiser takes

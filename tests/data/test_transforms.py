@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
-from classifier.config import plain
+from classifier.runs import plain
 from classifier.data import ImageFolderDataModule
 from classifier.data.loader import ResumableLoader
 from classifier.data.transforms import Albumentations, Augmentation, Preprocessing, random_region, train_sizes

@@ -7,7 +7,7 @@ import torch.multiprocessing
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
-from classifier.evaluation.metrics import EvalMetrics, TrainMetrics, macro_f1
+from classifier.evaluation.metrics import EvalMetrics, macro_f1
 
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -67,14 +67,6 @@ def test_results_do_not_depend_on_the_batches(batch_size: int, scale: float) -> 
     parts = evaluate(data, 10, batch_size=batch_size).compute()
     for name, value in whole.items():  # in float32, as they are logged
         assert torch.equal(value.float(), parts[name].float()), name
-
-
-def test_unequal_batches_weigh_by_their_size() -> None:
-    metrics = TrainMetrics()
-    metrics.update(torch.eye(3), torch.arange(3), torch.tensor([1.0, 1.0, 1.0]))
-    metrics.update(torch.eye(1, 3), torch.tensor([2]), torch.tensor([5.0]))
-    results = metrics.compute()
-    assert (results["acc"].item(), results["loss"].item()) == (0.75, 2.0)
 
 
 def test_reset_forgets() -> None:
