@@ -228,7 +228,7 @@ def test_every_config(name: str, channels: int, image_size: tuple[int, int], pho
     """uint8 of the wanted size, drawn from the seed alone."""
     size = f"data.image_size=[{image_size[0]},{image_size[1]}]"
     with hydra.initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = plain(hydra.compose("train", [f"augment={name}", "~experiment", size]))["augment"]
+        config = plain(hydra.compose("train", [f"augment={name}", "~experiment", size]))["data"]["augment"]
     augment = Augmentation(Preprocessing(image_size, channels=channels), **config)
     seen = []
     for draw in (0, 1, 2, 3, 4, 5, 0):

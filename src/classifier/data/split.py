@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
 from classifier.errors import UserError, require_number, require_whole
-from classifier.files import whole_file
+from classifier.files import write_csv
 
 log = logging.getLogger(__name__)
 
@@ -226,9 +226,7 @@ def write_split(path: Path, table: pd.DataFrame) -> None:
         UserError: It cannot be written.
     """
     listing = table[["path", "label", "split"]].assign(box=_box_text(table))
-    with whole_file(path, "log_dir") as scratch:
-        # part by part
-        pd.concat([listing[listing["split"] == part] for part in SPLITS]).to_csv(scratch, index=False)
+    write_csv(path, pd.concat([listing[listing["split"] == part] for part in SPLITS]), "log_dir")  # part by part
 
 
 def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
