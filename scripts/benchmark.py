@@ -1,6 +1,6 @@
 """How fast this project is on this machine, as ratios to the usual ways of doing the same.
 
-python scripts/benchmark.py data        files to uint8 batches: decoding, loaders, cache, memory, check
+python scripts/benchmark.py data        files to uint8 batches: decoding, loaders, cache, memory, check, a large table
 python scripts/benchmark.py train       a run beside a bare loop; channels_last, bf16, torch.compile; fed from files
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import checking, decoding, feeding, loading, memory, options, steps
+from benchmarks import checking, decoding, feeding, listing, loading, memory, options, steps
 from classifier.training.trainer import quiet
 
-DATA_PARTS = ("decoding", "loading", "memory", "checking")
+DATA_PARTS = ("decoding", "loading", "memory", "checking", "table")
 TRAIN_PARTS = ("steps", "options", "feeding")
 
 
@@ -37,6 +37,8 @@ def benchmark_data(arguments: argparse.Namespace, folder: Path, console: Console
         yield "memory", memory.measure(arguments.samples, console)
     if "checking" in arguments.parts:
         yield "checking", checking.measure(folder, arguments.images, arguments.rounds, console)
+    if "table" in arguments.parts:
+        yield "table", listing.measure(arguments.samples, arguments.rounds, console)
 
 
 def benchmark_train(arguments: argparse.Namespace, folder: Path, console: Console) -> Iterator[tuple[str, Any]]:
@@ -58,7 +60,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     data = commands.add_parser("data", help="files to uint8 batches")
     data.add_argument("--parts", nargs="+", choices=DATA_PARTS, default=DATA_PARTS, help="what to measure (all)")
     data.add_argument("--large", type=int, default=4, help="photos of 4000x3000 pixels (%(default)s)")
-    data.add_argument("--samples", type=int, default=1_000_000, help="whose index is weighed (%(default)s)")
+    data.add_argument("--samples", type=int, default=1_000_000, help="of the table (%(default)s)")
     data.add_argument("--only", nargs="+", metavar="WORD", default=(), help="ways to decode with a WORD in their name")
     train = commands.add_parser("train", help="batches to weights")
     train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="what to measure (all)")

@@ -1,15 +1,25 @@
 """Evaluate a checkpoint: python src/eval.py ckpt_path=latest split=val"""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig
 
-from classifier.cli import main
+from classifier.cli import from_checkpoint, main
 
 
 def evaluate(config: DictConfig) -> object:
-    from classifier import verbs  # not at the top: `--help` does without torch
+    from classifier.verbs.evaluate import evaluate  # not at the top: `--help` does without torch
 
-    return verbs.evaluate(config)
+    return evaluate(config)
+
+
+def stored_values(checkpoint: Path) -> Mapping[str, Any]:
+    from classifier.verbs.evaluate import stored_values
+
+    return stored_values(checkpoint)
 
 
 if __name__ == "__main__":
-    main("eval", evaluate)
+    main("eval", evaluate, from_checkpoint(stored_values))

@@ -1,15 +1,25 @@
 """Label images: python src/predict.py ckpt_path=latest inputs=photos/ output=predictions.csv"""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig
 
-from classifier.cli import main
+from classifier.cli import from_checkpoint, main
 
 
 def predict(config: DictConfig) -> object:
-    from classifier import verbs  # not at the top: `--help` does without torch
+    from classifier.verbs.predict import predict  # not at the top: `--help` does without torch
 
-    return verbs.predict(config)
+    return predict(config)
+
+
+def stored_values(checkpoint: Path) -> Mapping[str, Any]:
+    from classifier.verbs.predict import stored_values
+
+    return stored_values(checkpoint)
 
 
 if __name__ == "__main__":
-    main("predict", predict)
+    main("predict", predict, from_checkpoint(stored_values))

@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from classifier.cli import main
+from classifier.cli import begin_or_resume, main
 
 
 def train(config: DictConfig) -> object:
-    from classifier import verbs  # not at the top: `--help` does without torch
+    from classifier.verbs.train import train  # not at the top: `--help` does without torch
 
-    return verbs.train(config)
+    return train(config)
 
 
 if __name__ == "__main__":
-    main("train", train)
+    main("train", train, begin_or_resume)

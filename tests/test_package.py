@@ -24,7 +24,7 @@ def test_wheel(tmp_path: Path) -> None:
     shipped = {name for name in names if name.startswith("classifier/configs/")}
     assert len(shipped) == len(list((REPOSITORY / "configs").rglob("*.yaml")))
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import classifier.config as c; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import classifier.runs as c; "
         "assert c.__file__.startswith(sys.argv[1]); print((c.CONFIG_DIR / 'train.yaml').is_file())"
     )
     done = subprocess.run(

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.console import Console
 
 from benchmarks.photos import Photo, make_photos
 from classifier.data.check import check_images
-from classifier.data.samples import Samples
+from classifier.data.loader import Images
 from classifier.data.transforms import Preprocessing
 
 SIDE = 224  # pixels that are decoded to
@@ -35,8 +36,8 @@ def measure(folder: Path, count: int, rounds: int, console: Console) -> dict[str
         root.mkdir()
         for number, path in enumerate(paths):
             shutil.copyfile(photos[number % count].path, root / path)
-        samples = Samples.build(root, ["a", "b"], paths, [0] * len(paths))
-        times = _times(samples, photos, Path(scratch, "cache"), rounds)
+        table = pd.DataFrame({"path": paths, "label": pd.Categorical(["a"] * len(paths))})
+        times = _times(table, root, photos, Path(scratch, "cache"), rounds)
     least = {name: min(values) * 1e6 for name, values in times.items()}
     shares = {f"{name}_share": least[f"{name}_us"] / least["decode_us"] for name in ("first", "second")}
     console.print(
@@ -46,15 +47,15 @@ def measure(folder: Path, count: int, rounds: int, console: Console) -> dict[str
     return {**least, **shares}
 
 
-def _times(samples: Samples, photos: list[Photo], cache: Path, rounds: int) -> dict[str, list[float]]:
-    read = Preprocessing((SIDE, SIDE))
+def _times(table: pd.DataFrame, root: Path, photos: list[Photo], cache: Path, rounds: int) -> dict[str, list[float]]:
+    read, images = Preprocessing((SIDE, SIDE)), Images.of(table, root)
 
     def decode_all() -> None:
         for photo in photos:
             read(photo.path)
 
     def check_all() -> None:
-        check_images(samples, "quick", cache)
+        check_images(table, images, "quick", cache)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the workers of a loader
@@ -62,8 +63,8 @@ def _times(samples: Samples, photos: list[Photo], cache: Path, rounds: int) -> d
     for _ in range(rounds):
         shutil.rmtree(cache, ignore_errors=True)
         times["decode_us"].append(_seconds(decode_all) / len(photos))
-        times["first_us"].append(_seconds(check_all) / len(samples))
-        times["second_us"].append(_seconds(check_all) / len(samples))
+        times["first_us"].append(_seconds(check_all) / len(table))
+        times["second_us"].append(_seconds(check_all) / len(table))
     torch.set_num_threads(threads)
     return times
 

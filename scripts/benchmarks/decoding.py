@@ -49,7 +49,7 @@ def measure(folder: Path, count: int, large: int, rounds: int, only: Sequence[st
             if name in (REFERENCE, LIMIT) or not only or any(word in name for word in only)
         }
         case = f"{stored[0]}x{stored[1]} to {size}"
-        lines = results(case, take_turns(runs, rounds), REFERENCE, LIMIT)
+        lines = results(case, take_turns(runs, rounds, console, case), REFERENCE, LIMIT)
         bits = bits_per_pixel(photos, stored)
         console.print(table(f"{case}, one core: {number} JPEGs, {bits:.1f} bits a pixel, {rounds} rounds", lines))
         found += lines

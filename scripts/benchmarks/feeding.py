@@ -12,10 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.decoding import RATIO, SCALE
 from benchmarks.networks import BareLoop, Case
-from benchmarks.photos import make_photos
+from benchmarks.photos import images_of, make_photos
 from benchmarks.timing import Result, results, table, take_turns
 from classifier.data.loader import EpochSampler, ImageDataset, ResumableLoader
-from classifier.data.samples import Samples
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.models import timm_model
 from classifier.parallel import worker_count
@@ -46,7 +45,7 @@ def measure(folder: Path, count: int, steps: int, rounds: int, console: Console,
         MEMORY: lambda _: loop.train(batches[number % 2] for number in range(steps)),
         f"from JPEG files, {workers} workers": from_files,
     }
-    lines = results(case.name, take_turns(ways, rounds), MEMORY)
+    lines = results(case.name, take_turns(ways, rounds, console, case.name), MEMORY)
     share = lines[0].images_per_second * flops_an_image(loop, case) / matrix_rate(loop.device)
     console.print(table(f"train: {case.name}, batch {case.batch_size}, bf16, {rounds} rounds", lines))
     console.print(f"from memory, {share:.0%} of the rate at which this device multiplies large bf16 matrices")
@@ -58,11 +57,11 @@ def file_loader(root: Path, case: Case, steps: int, workers: int) -> ResumableLo
     wanted = steps * case.batch_size
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg"))
     paths = (paths * -(-wanted // len(paths)))[:wanted]
-    samples = Samples.build(root, ["a", "b"], paths, [0] * wanted)
+    images = images_of(root, paths)
     augmentation = Augmentation(Preprocessing((case.size, case.size)), {"scale": SCALE, "ratio": RATIO})
     settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     return ResumableLoader(
-        ImageDataset(samples, np.arange(wanted), augmentation),
+        ImageDataset(images, np.arange(wanted), augmentation),
         EpochSampler(wanted, case.batch_size, seed=0),
         pin_memory=torch.cuda.is_available(),
         **settings,

@@ -14,11 +14,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, PILToTensor, RandomResizedCrop
 
 from benchmarks.decoding import RATIO, SCALE, timm_crops
-from benchmarks.photos import make_photos
+from benchmarks.photos import images_of, make_photos
 from benchmarks.timing import Result, results, table, take_turns
 from classifier.data.cache import Cache
-from classifier.data.loader import EpochSampler, ImageDataset, ResumableLoader
-from classifier.data.samples import Samples
+from classifier.data.loader import EpochSampler, ImageDataset, Images, ResumableLoader
 from classifier.data.transforms import Augmentation, Preprocessing
 
 BATCH = 64
@@ -42,7 +41,8 @@ def measure(folder: Path, count: int, rounds: int, console: Console) -> list[Res
         with tempfile.TemporaryDirectory() as cache:
             ways = loaders(root, size, -(-LEAST // count), Path(cache))
             case = f"epochs at {size}"
-            lines = results(case, take_turns({name: epochs(way) for name, way in ways.items()}, rounds), REFERENCE)
+            runs = {name: epochs(way) for name, way in ways.items()}
+            lines = results(case, take_turns(runs, rounds, console, case), REFERENCE)
         console.print(table(f"{case}: {count} JPEGs of 500x375, {rounds} rounds", lines))
         found += lines
     torch.set_num_threads(threads)
@@ -69,22 +69,22 @@ def loaders(root: Path, size: int, times: int, cache_dir: Path) -> dict[str, "Da
         return DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, **settings)
 
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg")) * times
-    samples = Samples.build(root, ["a", "b"], paths, [0] * len(paths))
-    rows = np.arange(len(samples))
+    images = images_of(root, paths)
+    rows = np.arange(len(paths))
     preprocessing = Preprocessing((size, size))
     augmentation = Augmentation(preprocessing, {"scale": SCALE, "ratio": RATIO})
 
-    def ours(table: Samples, workers: int) -> "DataLoader[Any]":
-        dataset = ImageDataset(table, rows, augmentation)
+    def ours(source: Images, workers: int) -> "DataLoader[Any]":
+        dataset = ImageDataset(source, rows, augmentation)
         sampler = EpochSampler(len(rows), BATCH, seed=0)
         return ResumableLoader(dataset, sampler, num_workers=workers, persistent_workers=workers > 0)
 
-    in_cache = Cache("disk", round(size * 8 / 7), cache_dir).for_training(samples, rows, preprocessing)
+    in_cache = Cache("disk", round(size * 8 / 7), cache_dir).for_training(images, rows, preprocessing)
     return {
         REFERENCE: usual(torchvision_v1, WORKERS),
         f"timm, {WORKERS} workers": usual(timm_crops(size), WORKERS, collate_fn=fast_collate),
-        "this project, in process": ours(samples, 0),
-        f"this project, {WORKERS} workers": ours(samples, WORKERS),
+        "this project, in process": ours(images, 0),
+        f"this project, {WORKERS} workers": ours(images, WORKERS),
         "this project's cache, in process": ours(in_cache, 0),
         f"this project's cache, {WORKERS} workers": ours(in_cache, WORKERS),
     }

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 
 from classifier.data.image import Box, Picture
-from classifier.data.loader import EpochSampler, ImageDataset, ResumableLoader
-from classifier.data.samples import Samples
+from classifier.data.loader import EpochSampler, ImageDataset, Images, ResumableLoader
 from classifier.data.split import Splitting
 
 WORKERS = 4
@@ -44,11 +44,14 @@ def _in_a_process(count: int) -> int:
 def _proportional_bytes(count: int) -> int:
     labels = np.arange(count) % 999
     paths = [f"n{label:08d}-some_breed/n{label:08d}_{row:07d}.jpg" for row, label in enumerate(labels)]
-    samples = Samples.build(Path("photos"), [str(label) for label in range(999)], paths, labels)
-    del paths
-    rows = Splitting(val_fraction=0.0, test_fraction=0.0).split(samples)["train"]
-    sampler = EpochSampler(len(rows), 64, seed=0)
-    loader = ResumableLoader(ImageDataset(samples, rows, _no_picture), sampler, num_workers=WORKERS)
+    names = pd.Categorical.from_codes(labels, [str(label) for label in range(999)])
+    samples = pd.DataFrame({"path": pd.Series(paths, dtype="str"), "label": names})
+    del paths, labels, names
+    samples = samples.assign(split=Splitting(val_fraction=0.0, test_fraction=0.0).split(samples))
+    dataset = ImageDataset(
+        Images.of(samples, Path("photos")), np.flatnonzero(samples["split"] == "train"), _no_picture
+    )
+    loader = ResumableLoader(dataset, EpochSampler(len(dataset), 64, seed=0), num_workers=WORKERS)
     batches = iter(loader)
     for _ in range(min(BATCHES, len(loader))):
         next(batches)

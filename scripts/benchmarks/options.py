@@ -37,8 +37,9 @@ def measure(rounds: int, steps: int, console: Console) -> list[Result]:
     for case in (RESNET18, SMALL_CNN):
         for what in ("train", "evaluate"):
             candidates = {name: run(case, option, what, steps) for name, option in OPTIONS.items()}
-            lines = results(f"{what}: {case.name}", take_turns(candidates, rounds), REFERENCE)
-            console.print(table(f"{what}: {case.name}, batch {case.batch_size}, {rounds} rounds", lines))
+            title = f"{what}: {case.name}"
+            lines = results(title, take_turns(candidates, rounds, console, title), REFERENCE)
+            console.print(table(f"{title}, batch {case.batch_size}, {rounds} rounds", lines))
             found += lines
     return found
 

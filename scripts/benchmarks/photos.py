@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from classifier.data.image import Box
+from classifier.data.loader import Images
 
 SMALL, LARGE = (500, 375), (4000, 3000)
 # amplitude falls as 1 / frequency ** slope: with these, a pixel takes as many bits as in photographs
@@ -68,6 +70,11 @@ def make_photos(folder: Path, count: int, size: tuple[int, int] = SMALL) -> list
         x, y = random.integers(0, (width - w + 1, height - h + 1)).tolist()
         made.append(Photo(path, (x, y, x + w, y + h) if size == SMALL else None))
     return made
+
+
+def images_of(root: Path, paths: list[str]) -> Images:
+    """Samples of one class."""
+    return Images(root, pa.array(paths), np.zeros(len(paths), dtype=np.int64))
 
 
 def bits_per_pixel(photos: list[Photo], size: tuple[int, int]) -> float:

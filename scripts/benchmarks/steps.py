@@ -13,12 +13,11 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader
 
 from benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoop, Case, wait
-from classifier.config import CONFIG_DIR, plain
 from classifier.data.loader import Batch
+from classifier.runs import CONFIG_DIR, plain
 from classifier.training.finetune import FineTuning
 from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
@@ -29,7 +28,7 @@ WARM_UP = 2  # turns that do not count
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds a step of each turn, of the run and of the bare loop behind it."""
+    """Seconds a step of each turn, of the run and of the bare loop after it."""
 
     run: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -80,15 +79,15 @@ def measure(rounds: int, console: Console, cases: Sequence[tuple[Case, int]] = C
         rounds: Turns of each; one takes a few seconds.
     """
     found = []
-    shown = Table(title=f"a run with everything on, {rounds} turns by turns with a bare loop", title_justify="left")
-    for column in ("", "run, images/s", "bare, images/s", "x bare", "ms a step beyond"):
-        shown.add_column(column, justify="right" if column else "left")
+    console.print(f"a run with everything on, {rounds} turns by turns with a bare loop")
     for case, steps in cases:
         turns = take_turns(case, steps=steps, turns=rounds, epoch=10 * steps)
         run, bare = (case.batch_size / statistics.median(seconds) for seconds in (turns.run, turns.bare))
         found.append({"case": case.name, "run": run, "bare": bare, "ratio": turns.ratio, "cost": turns.cost})
-        shown.add_row(case.name, f"{run:,.1f}", f"{bare:,.1f}", f"{turns.ratio:.3f}", f"{1000 * turns.cost:.2f}")
-    console.print(shown)
+        console.print(
+            f"{case.name}: {run:,.1f} images/s, bare {bare:,.1f}, x bare {turns.ratio:.3f}, "
+            f"ms a step beyond {1000 * turns.cost:.2f}"
+        )
     return found
 
 
@@ -119,6 +118,7 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
             preprocessing={"image_size": [case.size, case.size], "channels": 3},
             optimizer=settings["optimizer"],
             scheduler=settings["scheduler"],
+            trusted=True,
         )
         model.network = case.build()
         model.finetuning = FineTuning(model.network)  # whose parameters the optimiser takes

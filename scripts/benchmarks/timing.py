@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 
 
@@ -24,20 +25,25 @@ class Result:
     share_of_limit: float | None = None
 
 
-def take_turns(candidates: Mapping[str, Callable[[int], int]], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    candidates: Mapping[str, Callable[[int], int]], rounds: int, console: Console, case: str
+) -> dict[str, list[float]]:
     """Name -> seconds an image in each round.
 
     Args:
         candidates: Name -> what takes the number of the round and gives the number of images that it read.
+        console: Shows each turn as it comes.
     """
-    for run in candidates.values():
-        run(0)  # what is done once only
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds):
+    for number in range(-1, rounds):  # the first time does not count: some things are done once only
         for name, run in candidates.items():
             start = time.perf_counter()
-            count = run(number)
-            seconds[name].append((time.perf_counter() - start) / count)
+            count = run(max(number, 0))
+            taken = time.perf_counter() - start
+            turn = "warm-up" if number < 0 else f"round {number + 1} of {rounds}"
+            console.print(f"{case}, {turn}, {name}: {count / taken:,.1f} images/s", highlight=False)
+            if number >= 0:
+                seconds[name].append(taken / count)
     return seconds
 
 

@@ -1,94 +1,96 @@
-"""What the entry points share: the command line in, an exit code out. Imports no torch."""
+"""From a command line to a config, a verb and an exit code. Imports no torch, so that `--help` is fast."""
 
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from classifier.config import (
-    CONFIG_DIR,
-    on_main_process,
-    restore_variable,
-)
-from classifier.errors import UserError
-from classifier.explaining import explain, is_bug
-from classifier.overrides import quoted
-from classifier.preparing import HELP, prepare
+from classifier import runs
+from classifier.errors import UserError, did_you_mean, require_choice
+from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2  # exit code
 STOPPED = 130  # as of a program that SIGINT ended; `train` ends with 143 on SIGTERM
-NUMBER_KEYS = ("seed", "ema", "top_k", "batch_size", "data.num_workers", "optimizer.lr", "optimizer.weight_decay",
-               "trainer.max_epochs", "trainer.max_steps", "min_side", "max_pixels", "min_per_class",
-               "max_imbalance")  # fmt: skip
-WHOLE_KEYS = ("seed", "top_k", "batch_size", "trainer.max_epochs", "trainer.max_steps")
+HELP = {"--help", "-h"}
+MULTIRUN = {"--multirun", "-m"}
+SHOW_ONLY = HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--version", "--hydra-help"}
+# as https://hydra.cc/docs/advanced/hydra-command-line-flags lists them
+OPTIONS = SHOW_ONLY | MULTIRUN | {"--resolve", "--package", "--run", "--config-path", "--config-name", "--config-dir",
+                                  "--experimental-rerun"}  # fmt: skip
+STORED = "checkpoint"  # the option of a group that holds what a run or a checkpoint has stored
 
 
-def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
+def main(
+    verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], str | None] = lambda verb: verb
+) -> None:
     """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
 
-    Exit codes: 0 done, or the number that `task` returns; 2 wrong input, told in one message; 130 stopped by Ctrl-C;
-    143 stopped by SIGTERM; 1 a bug, with its traceback.
+    Exit codes: 0 done, or the number that `task` returns; 2 wrong input, explained in one message; 130 stopped by
+    Ctrl-C; 143 stopped by SIGTERM; 1 a bug, with its traceback.
+
+    Args:
+        prepare: Completes `sys.argv` and names the config to compose; None where nothing is left to do.
     """
-    # Hydra prints errors itself, and ends with 1, unless this is set; then they reach us
+    # Hydra prints errors itself and ends with 1, unless this is set: then they arrive here
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    refusals: list[UserError] = []
+    codes = [0]
 
     def run(config: DictConfig) -> Any:
-        restore_variable("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
+        set_variable("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
         if not on_main_process():
             logging.getLogger("classifier").setLevel(logging.WARNING)
         try:
-            _require_numbers(config)
+            _require_groups(config)
             result = task(config)
-            if isinstance(result, int):  # Hydra does not hand it on
+            if isinstance(result, int):  # Hydra does not pass it on
                 codes.append(result)
             return result
-        except UserError as error:  # kept from Hydra, which would print its own account first
+        except UserError as error:  # Hydra would print it
             refusals.append(_of_job(error))
-            return None
         except MissingMandatoryValue as error:
-            refusals.append(_of_job(UserError(explain(error, verb))))
-            return None
+            refusals.append(_of_job(UserError(explain(error, config_name or verb))))
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    refusals: list[UserError] = []
-    codes = [0]
-    arguments = sys.argv[1:]
+    config_name: str | None = verb
     try:
-        _require_options(arguments)
-        sys.argv[1:] = quoted(arguments)
+        sys.argv[1:] = quoted(sys.argv[1:])
         config_name = prepare(verb)
         if config_name is None:
             return
         if HELP & set(sys.argv[1:]):
-            _print_help(config_name)
+            _print_help(verb, config_name)
             return
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
     except UserError as error:
         refusals.append(error)
     except (HydraException, OmegaConfBaseException) as error:
-        if is_bug(error):
-            raise
-        refusals.append(UserError(explain(error, verb)))
+        if not isinstance(error, (HydraException, MissingMandatoryValue)) and not error.full_key:
+            raise  # a bug of ours
+        refusals.append(UserError(explain(error, config_name or verb)))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(STOPPED)
     finally:
-        restore_variable("HYDRA_FULL_ERROR", wanted)
+        set_variable("HYDRA_FULL_ERROR", wanted)
     for refusal in refusals:
         if wanted == "1":
             traceback.print_exception(refusal)
@@ -98,24 +100,164 @@ def main(verb: str, task: Callable[[DictConfig], Any]) -> None:
         sys.exit(code)
 
 
-def _require_options(arguments: list[str]) -> None:
-    # argparse would take --experiment for Hydra's --experimental-rerun
-    known = get_args_parser()._option_string_actions
+def begin_or_resume(verb: str) -> str | None:
+    """Prepare training: complete the command of a new run, or offer the config of the run that `resume` means."""
+    log_dir = Path(argument("log_dir") or "logs")
+    resume = argument("resume")
+    if resume is None:
+        _complete_new(log_dir)
+        return verb
+    if MULTIRUN & set(sys.argv):
+        raise UserError(f"resume={resume} continues one run: leave out -m")
+    if resume == "auto":
+        if argument("init_from") == "latest":
+            raise UserError("init_from=latest is another one at the next start: name it, to use resume=auto")
+        replace_arguments({}, drop=("resume",))
+        _complete_new(log_dir)
+        found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir"))
+        if found is None:
+            return verb
+        if (found / "metrics.json").is_file() and not overrides:
+            if on_main_process():
+                print(f"{found} is done: there is nothing to resume")
+            return None
+        resume, sys.argv[1:] = str(found), [*overrides, *(text for text in sys.argv[1:] if text.startswith("-"))]
+    run = runs.find_run(resume, log_dir, argument("name") or argument("experiment"))
+    _offer_run(run)
+    if (hardware := argument("trainer")) is not None:
+        # another machine, but as many epochs as before: what this option says itself, without its defaults
+        require_choice("trainer", hardware, _options("trainer"))
+        chosen = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
+        chosen = {key: "null" if value is None else value for key, value in chosen.items() if key != "defaults"}
+        sys.argv[1:] = [*(f"trainer.{key}={value}" for key, value in chosen.items()), *sys.argv[1:]]
+    replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
+    return "resume"
+
+
+def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[[str], str]:
+    """Prepare a verb that needs a checkpoint: find its file, and offer what it holds for the command line to change.
+
+    Args:
+        values_of: A checkpoint -> group -> what to offer as the option `checkpoint` of this group.
+    """
+
+    def prepare(verb: str) -> str:
+        path = argument("ckpt_path")
+        if path is not None:
+            found = runs.find_checkpoint(path, Path(argument("log_dir") or "logs"))
+            values = values_of(found)
+            replace_arguments({"ckpt_path": str(found)})
+        elif SHOW_ONLY & set(sys.argv[1:]):
+            values = {"data": {"defaults": ["_base"]}}
+        else:
+            raise UserError(f"{verb}.py needs a checkpoint: ckpt_path=FILE, a run directory, or ckpt_path=latest")
+        for group, node in values.items():
+            package = "_global_" if group == "run" else None
+            ConfigStore.instance().store(group=group, name=STORED, node=dict(node), package=package)
+        return verb
+
+    return prepare
+
+
+def _complete_new(log_dir: Path) -> None:
+    if (source := argument("init_from")) is not None:
+        replace_arguments({"init_from": str(runs.find_checkpoint(source, log_dir, "init_from"))})
+    if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
+        sys.argv.insert(1, "~experiment")  # the default one is for its own data
+
+
+def _offer_run(run: Path) -> None:
+    """Make a run's stored config the config `resume`, each section an option of its group, to be exchanged."""
+    stored = runs.stored_config(run)
+    groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
+    store = ConfigStore.instance()
+    for group in groups:
+        if stored[group] is not None:
+            store.store(group=group, name=STORED, node=stored[group])
+    sections = [{group: None if stored[group] is None else STORED} for group in groups]
+    node = {
+        "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
+        "hydra": {"run": {"dir": "."}, "output_subdir": None},
+        **{key: value for key, value in stored.items() if key not in groups or value is None},
+        "resume": "???",
+    }
+    store.store(name="resume", node=node)
+
+
+def argument(key: str) -> str | None:
+    """The value typed as key=value on the command line, unquoted; None where it is absent or null."""
+    for text in reversed(sys.argv[1:]):
+        name, equals, value = text.partition("=")
+        if equals and name.lstrip("+") == key:
+            if value[:1] in ("'", '"'):
+                return str(OverridesParser.create().parse_override(text).value())
+            return None if value == "null" else value
+    return None
+
+
+def override(key: str, value: str) -> str:
+    """key=value with the value quoted for Hydra's grammar."""
+    # Hydra takes a backslash for itself only before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def replace_arguments(values: Mapping[str, str], drop: tuple[str, ...] = ()) -> None:
+    """Put `values` in the place of what was typed for these keys, and take out the keys in `drop`."""
+    gone = {*values, *drop}
+    kept = [text for text in sys.argv[1:] if text.partition("=")[0].lstrip("+") not in gone]
+    # before the options: after one, argparse takes no more overrides
+    sys.argv[1:] = [*(override(key, value) for key, value in values.items()), *kept]
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """The arguments in Hydra's grammar.
+
+    What Hydra cannot read, or would read as another text than was typed, is a string and gets quotes: paths with `=`,
+    regular expressions, and without -m values with a comma. `~/` becomes the home folder, and GROUP=null `~GROUP`.
+
+    Raises:
+        UserError: There is no such option, or a value is empty.
+    """
+    multirun = bool(MULTIRUN & set(arguments))
+    result = []
     for text in arguments:
-        option, _, value = text.partition("=")
-        if option.startswith("--") and option not in known:
-            raise UserError(
-                f"there is no option {option}: overrides go without dashes, {option[2:]}={value or 'VALUE'}"
-            )
+        key, equals, value = text.partition("=")
+        if key.startswith("--") and key not in OPTIONS:  # argparse would take --experiment for --experimental-rerun
+            raise UserError(f"there is no option {key}: overrides go without dashes, {key[2:]}={value or 'VALUE'}")
+        if not equals or key.startswith("-"):
+            result.append(text)
+        elif value == "":
+            raise UserError(f"{key}= is empty: type {key}=VALUE without blanks around =, or {key}=null")
+        elif value == "null" and (CONFIG_DIR / key).is_dir():
+            result.append(f"~{key}")
+        else:
+            value = re.sub(r"(?:^|(?<=,))~(?=/|,|$)", str(Path.home()), value)
+            result.append(_quoted(key, value, multirun))
+    return result
 
 
-def _require_numbers(config: DictConfig) -> None:
-    for key in NUMBER_KEYS:
-        value = OmegaConf.select(config, key, throw_on_missing=False)
-        if isinstance(value, str) and value != "auto":
-            raise UserError(f"{key}={value} must be a number")
-        if isinstance(value, float) and key in WHOLE_KEYS:
-            raise UserError(f"{key}={value} must be a whole number")
+def _quoted(key: str, value: str, multirun: bool) -> str:
+    text = f"{key}={value}"
+    try:
+        parsed: Override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return override(key, value)
+    read = parsed.value()
+    if parsed.is_sweep_override():  # of numbers, or of options of a group, Hydra says that -m is missing
+        words = all(isinstance(part, str) for part in getattr(read, "list", [None]))
+        is_text = words and not multirun and not (CONFIG_DIR / key).is_dir()
+    else:
+        is_text = isinstance(read, str) and value[0] not in "'\"" and read != value.strip()
+    return override(key, value) if is_text else text
+
+
+def _require_groups(config: DictConfig) -> None:
+    """Refuse GROUP=null where the config has no null for it."""
+    for text in sys.argv[1:]:
+        group = text.removeprefix("~")
+        if text.startswith("~") and group != "experiment" and group not in config:
+            raise UserError(f"{group}=null: there is no run without; --help shows what {group} can be")
 
 
 def _message(error: UserError) -> str:
@@ -127,21 +269,46 @@ def _of_job(error: UserError) -> UserError:
     """`error`, with the job that it refused where that is one of several."""
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
-        log.warning("job %d is refused: why comes at the end", settings.job.num)
+        log.warning("job %d is refused: the reason comes at the end", settings.job.num)
         error.args = (f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {_message(error)}",)
     return error
 
 
-def _print_help(config_name: str) -> None:
-    """What can be typed. (Hydra's own help lists the groups twice over and takes three times as long.)"""
-    overrides = [text for text in sys.argv[1:] if not text.startswith("-")]
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = hydra.compose(config_name, overrides)
-    head, _, defaults = (CONFIG_DIR / f"{config_name}.yaml").read_text().partition("\ndefaults:")
+def _print_help(verb: str, config_name: str) -> None:
+    """What can be typed. (Hydra's own help lists the groups twice and takes three times as long.)"""
+    config = _compose(config_name, [text for text in sys.argv[1:] if not text.startswith("-")])
+    head, _, defaults = (CONFIG_DIR / f"{verb}.yaml").read_text(encoding="utf-8").partition("\ndefaults:")
     print(f"{head}\n\nGROUPS, of which GROUP=NAME picks one:")
     for group in re.findall(r"^  - (?:optional )?(\w+):", defaults, re.MULTILINE):
-        names = sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
-        if names:
-            print(f"  {group}: {', '.join(names)}")
+        print(f"  {group}: {', '.join(_options(group))}")
     print("\nKEYS, which KEY=VALUE overrides (-m KEY=A,B runs each value, --cfg job prints these alone):\n")
     print(OmegaConf.to_yaml(config))
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra.compose(config_name, overrides)
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A refusal of Hydra's in words that say what to type."""
+    text = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or text.rsplit(" ", 1)[-1]
+        return f"{key} is not set: type {key}=..."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        named = f"{group}=timm {group}.name={option} or " if "timm" in error.options else ""  # any of timm's by name
+        return f"{group}={option} does not exist: {named}{did_you_mean(option, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} has no value: type {error.override}=VALUE"
+    if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
+        chosen = [text for text in sys.argv[1:] if (CONFIG_DIR / f"{text.replace('=', '/', 1)}.yaml").is_file()]
+        known = ["experiment", *leaves(OmegaConf.to_container(_compose(config_name, chosen)), sections=True)]
+        same_end = [key for key in known if re.search(rf"[._]{found[1].rpartition('.')[2]}$", key)]
+        return f"there is no key {found[1]}: {did_you_mean(found[1], same_end or known)}"
+    return " ".join(text.split())

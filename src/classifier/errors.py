@@ -1,4 +1,4 @@
-"""What the user can mend, as against a bug."""
+"""Wrong input, which the user can mend; everything else that is raised is a bug."""
 
 import difflib
 import math
@@ -56,7 +56,7 @@ def require_number(
     """Raise a UserError unless the value of `key` is a finite number within the limits."""
     low, high = math.isfinite(least), math.isfinite(most)
     limits = [("from" if high else "of at least", least), ("above", above), ("to" if low else "up to", most)]
-    told = [f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit)]
+    words = [f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit)]
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or value < least or value <= above or value > most:
-        raise UserError(" ".join([f"{key}={value} must be a number", *told]))
+        raise UserError(" ".join([f"{key}={value} must be a number", *words]))

@@ -3,15 +3,18 @@
 import errno
 import logging
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from classifier.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes a second, and the command line needs this file too
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,8 @@ def require_outside(output: Path, root: Path, key: str = "output") -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch path to write a file or folder to, which then takes the place of `path`, with its folder made.
 
-    The scratch has the same name for the same path, so that one left by a kill is replaced the next time; it is
-    hidden, and no image to an image folder.
+    The scratch has the same name for the same path, so that one left by a kill is replaced the next time. It is
+    hidden, and has no image's extension.
     """
     scratch = path.with_name(f".{path.name}.part")
     try:
@@ -54,17 +57,32 @@ def whole_file(path: Path, key: str = "output") -> Iterator[Path]:
     Raises:
         UserError: It cannot be written.
     """
-    with _told(path, key), replacing(path) as scratch:
+    with _reported(path, key), replacing(path) as scratch:
         yield scratch
 
 
-def require_writable(path: Path, key: str = "output") -> None:
-    """Refuse, before the work is done, a file that could not be written behind it; its folder is made.
+def write_csv(path: Path, frame: "pd.DataFrame", key: str = "output", float_format: str | None = None) -> None:
+    """Write a table without its index, whole or not at all.
+
+    Args:
+        key: The setting that names another place.
+        float_format: Such as `%.6f`; None for all digits.
 
     Raises:
         UserError: It cannot be written.
     """
-    with _told(path, key):
+    with whole_file(path, key) as scratch:
+        # file names need not be UTF-8
+        frame.to_csv(scratch, index=False, float_format=float_format, encoding="utf-8", errors="surrogateescape")
+
+
+def require_writable(path: Path, key: str = "output") -> None:
+    """Refuse, before the work is done, a file that could not be written after it; its folder is made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with _reported(path, key):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +98,7 @@ def locked(path: Path, key: str = "output") -> Iterator[None]:
         UserError: It cannot be made, or the file system knows no locks.
     """
     lock = FileLock(path)
-    with _told(path, key):
+    with _reported(path, key):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -101,41 +119,36 @@ def made_once(
     """Where `path` does not exist, `make` it at the scratch path given; a second process waits for the first.
 
     Args:
-        is_whole: Tells of an existing file whether it can be used; else it is made anew.
+        is_whole: Whether an existing file can be used; else it is rebuilt.
 
     Raises:
         UserError: It cannot be written.
     """
-    with _told(path, key):
+    with _reported(path, key):
         if path.exists() and is_whole(path):
             return
     with locked(path.with_name(f"{path.name}.lock"), key):
         if path.exists() and is_whole(path):
             return
         if path.exists():
-            log.warning("%s is damaged, and made anew", path)
+            log.warning("%s is damaged, and is rebuilt", path)
         with whole_file(path, key) as scratch:
             make(scratch)
 
 
 @contextmanager
-def full_disk_told(advice: str) -> Iterator[None]:
-    """A disk that is found full, by whatever writes, as a `UserError`.
+def report_full_disk(advice: str) -> Iterator[None]:
+    """Turn any "disk full" error into a UserError.
 
     Args:
         advice: What to do when there is room again.
-
-    Raises:
-        UserError: An error of the system said so, here or in a thread such as TensorBoard's.
     """
-    hook = threading.excepthook
-    threading.excepthook = lambda arguments: None if _is_full(arguments.exc_value) else hook(arguments)
     try:
         yield
     except OSError as error:
         if not _is_full(error):
             raise
-        if isinstance(error.__context__, UserError):  # it was told already, and what closes the files met it again
+        if isinstance(error.__context__, UserError):  # reported already, and met again by what closes the files
             raise error.__context__ from None
         raise UserError(f"no space left on the disk ({error}): make room, then {advice}") from error
 
@@ -145,8 +158,8 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _told(path: Path, key: str) -> Iterator[None]:
-    """Errors of the system, as a `UserError`."""
+def _reported(path: Path, key: str) -> Iterator[None]:
+    """Turn errors of the system into a UserError."""
     try:
         yield
     except OSError as error:

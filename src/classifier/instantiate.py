@@ -2,31 +2,43 @@
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from classifier.errors import UserError, did_you_mean
+from classifier.runs import CONFIG_DIR
 
 WRONG_ARGUMENTS = (TypeError, ValueError, RuntimeError, MisconfigurationException)
 
 
-def require_targets(config: Any, section: str, roots: tuple[str, ...]) -> None:
-    """Refuse a section that names, at any depth, something to call outside of `roots`, such as `torch.nn.`.
+@cache
+def known_targets(group: str) -> frozenset[str]:
+    """What the files of configs/<group>/ name as their `_target_`: a checkpoint may name these, and no others."""
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIG_DIR / group).glob("*.yaml")]
+    return frozenset(config["_target_"] for config in configs if "_target_" in config)
 
-    Configs come from checkpoints too, and those from strangers: `torch.utils.collect_env.run` runs commands.
+
+def require_plain(value: Any, key: str) -> None:
+    """Refuse a value from a checkpoint that Hydra would do more with than pass it on.
 
     Raises:
-        UserError: With the target found.
+        UserError: It holds, at any depth, a key such as `_target_` or `defaults`, an interpolation, or an object.
     """
-    values = config.values() if isinstance(config, Mapping) else config if isinstance(config, (list, tuple)) else ()
-    for value in values:
-        require_targets(value, section, roots)
-    target = config.get("_target_") if isinstance(config, Mapping) else None
-    if target is not None and not str(target).startswith(roots):
-        raise UserError(f"{section}: _target_={target} is refused: it must lie below {', '.join(roots)}")
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str) or name.startswith("_") or "@" in name or name == "defaults":
+                raise UserError(f"{key}.{name} is refused: from a checkpoint come plain values alone")
+            require_plain(item, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            require_plain(item, key)
+    elif not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and "${" in value):
+        raise UserError(f"{key}={value} is refused: from a checkpoint come plain values alone")
 
 
 def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: bool = True, **keywords: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from classifier.errors import UserError
+from classifier.errors import require_whole
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,7 +18,7 @@ AHEAD = 4  # items for each worker that wait for it, so that a million are not h
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`function(item)` for each item, in their order; at the first error no further item is begun.
+    """`function(item)` for each item, in their order; after the first error no further item is begun.
 
     In threads: decoding, resizing and encoding an image all release Python's lock.
     """
@@ -39,7 +39,7 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], workers: int) -
 def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """The items, counted on a bar on stderr, so that stdout stays for results.
 
-    Where stderr is no terminal, one line at the end tells how many there were.
+    Where stderr is no terminal, one line at the end says how many there were.
     """
     if total == 0:
         return
@@ -51,12 +51,15 @@ def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
             progress.advance(task)
 
 
-def worker_count(num_workers: int | str, processes: int = 1) -> int:
-    """Reading processes for each of `processes` on this machine: as given, or for `auto` a share of the cores."""
-    if isinstance(num_workers, int) and num_workers >= 0:
-        return num_workers
+def worker_count(num_workers: int | str, processes: int = 1, key: str = "data.num_workers") -> int:
+    """Reading processes for each of `processes` on this machine: as given, or for `auto` its part of the cores.
+
+    Args:
+        key: The setting, for messages.
+    """
     if num_workers != "auto":
-        raise UserError(f"data.num_workers={num_workers} must be a number or auto")
+        require_whole(key, num_workers, 0, otherwise=", or auto")
+        return int(num_workers)
     # affinity counts what a container or SLURM grants, but exists on Linux alone
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores // processes, 16)

@@ -40,5 +40,5 @@ def test_all_of_data(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
-    assert set(found) == {"versions", "threads", "decoding", "loading", "memory", "checking"}
+    assert set(found) == {"versions", "threads", "decoding", "loading", "memory", "checking", "table"}
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

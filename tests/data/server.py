@@ -13,18 +13,15 @@ class Server:
 
     Args:
         files: Path without the leading slash -> content.
-        ranges: Honour `Range: bytes=N-`.
-        cut: Break each of the first `breaks` connections after so many bytes of the body.
+        cut: Break the connection after so many bytes of the body.
         chunked: Send the body in HTTP chunks, without a Content-Length.
-        requests: (path, Range header) of each request that came.
+        requests: Path of each request that came.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
-    ranges: bool = True
-    cut: int = 0
-    breaks: int = 0
+    cut: int | None = None
     chunked: bool = False
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     url: str = ""
 
 
@@ -35,29 +32,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         state = self.server_state
-        asked = self.headers.get("Range")
-        state.requests.append((self.path.lstrip("/"), asked))
+        state.requests.append(self.path.lstrip("/"))
         body = state.files.get(self.path.lstrip("/"))
         if body is None:
             self.send_error(404)
             return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
-        if start and start >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        rest = body[start:]
+        self.send_response(200)
         self.send_header("Connection", "close")
         if state.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:
-            self.send_header("Content-Length", str(len(rest)))
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        broken = state.breaks > 0
-        state.breaks -= 1
-        sent = rest[: state.cut] if broken else rest
+        sent = body[: state.cut]
         if state.chunked:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"" if broken else b"0\r\n\r\n"))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if state.cut is None else b""))
         else:
             self.wfile.write(sent)
 

@@ -1,25 +1,46 @@
+import logging
+import os
 import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from classifier.data.check import CHECKS, check_images, image_size, refuse
-from classifier.data.samples import Problem, Samples
+from classifier.data import check
+from classifier.data.check import CHECKS, check_images, image_size, refuse, warn_of_outside
+from classifier.data.loader import Images
+from classifier.data.samples import BOX
 from classifier.errors import UserError
-from tests.data.test_header import png_header
+from tests.data.tables import make_table
 from tests.generate import picture, save
 
-
-def table(root: Path, paths: Sequence[str], boxes: Sequence[tuple[int, int, int, int]] | None = None) -> Samples:
-    return Samples.build(root, ["a", "b"], paths, [0] * len(paths), boxes=boxes)
+Boxes = Sequence[tuple[int, int, int, int]]
 
 
-def cut(path: Path, share: float) -> str:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    return path.name
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def checked(
+    root: Path, paths: Sequence[str], level: str = "quick", cache: Path | None = None, boxes: Boxes | None = None
+) -> pd.DataFrame:
+    table = make_table(paths, boxes=boxes)
+    return check_images(table, Images.of(table, root), level, cache).reindex(columns=[*table, "problem"])
+
+
+def outcome(*arguments: object, **keywords: object) -> tuple[list[str], dict[str, str]]:
+    """Usable paths, and the problems of the others."""
+    found = checked(*arguments, **keywords)  # type: ignore[arg-type]
+    bad = found["problem"].notna()
+    return found["path"][~bad].tolist(), dict(zip(found["path"][bad], found["problem"][bad], strict=True))
 
 
 def damaged(root: Path) -> dict[str, str]:
@@ -28,8 +49,10 @@ def damaged(root: Path) -> dict[str, str]:
     (root / "text.jpg").write_text("<html>not found</html>")
     found = {"empty.jpg": "empty", "text.jpg": "not an image", "gone.jpg": "No such file"}
     for suffix in ("jpg", "png", "gif", "webp", "bmp", "tif"):
-        found[cut(save(picture("red", (80, 60)), root / f"half.{suffix}"), 0.5)] = ""
-        found[cut(save(picture("red", (80, 60)), root / f"most.{suffix}"), 0.97)] = ""
+        for name, share in (("half", 0.5), ("most", 0.97)):
+            path = save(picture("red", (80, 60)), root / f"{name}.{suffix}")
+            path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+            found[path.name] = ""
     return found
 
 
@@ -38,74 +61,94 @@ def whole_files(root: Path) -> list[str]:
     return [save(picture("blue", (80, 60)), root / f"good.{suffix}").name for suffix in suffixes]
 
 
-@pytest.mark.parametrize("check", ["quick", "full"])
-def test_all_damaged_files_are_found_at_once(tmp_path: Path, check: str) -> None:
-    wanted, good = damaged(tmp_path), whole_files(tmp_path)
-    names = [*wanted, *good]
-    usable, problems = check_images(table(tmp_path, names), check)
-    assert [usable.relative_path(row) for row in range(len(usable))] == good
-    assert {problem.path for problem in problems} == set(wanted)
-    for problem in problems:
-        assert wanted[problem.path] in problem.reason
-        assert "data." not in problem.reason, "advice belongs to the whole list"
-    with pytest.raises(UserError) as error:
-        refuse(problems, len(names))
-    message = str(error.value)
-    assert all(name in message for name in wanted)
-    assert f"{len(wanted)} of {len(names)} samples" in message
-    assert "data.on_error=skip" in message
-
-
-def test_a_long_list_is_cut_in_words() -> None:
-    with pytest.raises(UserError, match="30 of 99") as error:
-        refuse([Problem(f"{number}.jpg", "empty") for number in range(30)], 99)
-    assert str(error.value).count(".jpg") == 20
-    assert "10 more" in str(error.value)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp"])
-def test_no_cut_is_missed(tmp_path: Path, suffix: str) -> None:
-    """Not even where bytes that look like an end mark happen to lie near the cut."""
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
-    path = save(Image.fromarray(noise), tmp_path / f"x.{suffix}")
-    content = path.read_bytes()
-    missed = []
-    for length in np.linspace(1, len(content) * 0.98, 150).astype(int):
-        path.write_bytes(content[:length])
-        if not check_images(table(tmp_path, [path.name]), "quick")[1]:
-            missed.append(int(length))
-    assert not missed
-
-
-@pytest.mark.parametrize("padding", [16, 4096])
-@pytest.mark.parametrize("check", ["quick", "full"])
-def test_padding_behind_a_jpeg_is_accepted(tmp_path: Path, padding: int, check: str) -> None:
-    path = save(picture("red"), tmp_path / "x.jpg")
-    path.write_bytes(path.read_bytes() + bytes(padding))
-    assert image_size(path, check) == (48, 40)
-
-
-def test_the_full_check_finds_damage_in_the_middle(tmp_path: Path) -> None:
-    path = save(picture("red", (200, 150)), tmp_path / "x.png")
-    content = bytearray(path.read_bytes())
+def broken_in_the_middle(path: Path) -> str:
+    content = bytearray(save(picture("red", (200, 150)), path).read_bytes())
     middle = len(content) // 2
     content[middle : middle + 200] = bytes(200)
     path.write_bytes(content)
-    assert check_images(table(tmp_path, ["x.png"]), "quick")[1] == []
-    usable, problems = check_images(table(tmp_path, ["x.png"]), "full")
-    assert len(usable) == 0
-    assert [problem.path for problem in problems] == ["x.png"]
+    return path.name
 
 
-def test_none_trusts_whole_images(tmp_path: Path) -> None:
-    samples = table(tmp_path, list(damaged(tmp_path)))
-    assert check_images(samples, "none") == (samples, [])
+def blank(path: Path) -> None:
+    """Other content of the same length and time: whoever reads the file notices."""
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_boxes_are_cut_at_the_edge_and_outside_ones_reported(tmp_path: Path, check: str) -> None:
-    save(picture("red", (80, 60)), tmp_path / "x.jpg")
-    save(picture("red", (30, 20)), tmp_path / "y.jpg")
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_all_damaged_files_are_found_at_once_and_kept(root: Path, tmp_path: Path, level: str) -> None:
+    wanted, good = damaged(root), [*whole_files(root), save(picture("red"), root / "folder" / "ä.jpg").name]
+    good[-1] = f"folder/{good[-1]}"
+    names = [*wanted, *good]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(root.glob("*.*"))}
+    usable, problems = outcome(root, names, level, tmp_path / "cache")
+    assert usable == good
+    assert list(problems) == list(wanted)
+    assert all(wanted[path] in problem and "data." not in problem for path, problem in problems.items())
+    # nothing is written among the data, and the second time nothing is read
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(root.glob("*.*"))}
+    for name in good:
+        blank(root / name)
+    assert outcome(root, names, level, tmp_path / "cache") == (usable, problems)
+    assert outcome(root, names, level)[0] == []
+
+
+def test_refusing_lists_twenty() -> None:
+    skipped = pd.DataFrame({"path": [f"{number}.jpg" for number in range(30)], "problem": "empty"})
+    with pytest.raises(UserError, match=r"30 of 99(.|\n)*10 more(.|\n)*data\.on_error=skip") as error:
+        refuse(skipped, 99)
+    assert str(error.value).count(".jpg: empty") == 20
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp"])
+def test_no_cut_is_missed(root: Path, suffix: str) -> None:
+    """Not even where bytes that look like an end mark happen to lie near the cut."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    content = save(Image.fromarray(noise), root / f"x.{suffix}").read_bytes()
+    lengths = np.linspace(1, len(content) * 0.98, 150).astype(int)
+    for length in lengths:
+        (root / f"{length}.{suffix}").write_bytes(content[:length])
+    assert outcome(root, [f"{length}.{suffix}" for length in lengths])[0] == []
+
+
+def test_a_jpeg_that_ends_in_its_thumbnail_is_cut_off(root: Path) -> None:
+    thumbnail = save(picture("blue", (16, 12)), root / "thumbnail.jpg").read_bytes()
+    content = save(picture("red", (83, 61)), root / "x.jpg").read_bytes()
+    exif = b"Exif\0\0" + bytes(5000) + thumbnail
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (root / "whole.jpg").write_bytes(content[:2] + segment + content[2:])
+    (root / "cut.jpg").write_bytes(content[:2] + segment)
+    assert image_size(root / "whole.jpg", "quick") == (83, 61)
+    assert list(outcome(root, ["whole.jpg", "cut.jpg"])[1]) == ["cut.jpg"]
+
+
+@pytest.mark.parametrize("padding", [16, 4096])
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_padding_after_a_jpeg_is_accepted(root: Path, padding: int, level: str) -> None:
+    path = save(picture("red"), root / "x.jpg")
+    path.write_bytes(path.read_bytes() + bytes(padding))
+    assert image_size(path, level) == (48, 40)
+
+
+def test_levels_and_folders_are_kept_apart(root: Path, tmp_path: Path) -> None:
+    """What passed the quick check may fail the full one; another root may have the same names."""
+    name = broken_in_the_middle(root / "x.png")
+    (tmp_path / "other").mkdir()
+    cases = [(root, "quick", 0), (root, "full", 1), (root, "quick", 0), (tmp_path / "other", "quick", 1)]
+    for folder, level, count in cases:
+        assert len(outcome(folder, [name], level, tmp_path / "cache")[1]) == count
+
+
+def test_none_trusts_whole_images(root: Path) -> None:
+    names = list(damaged(root))
+    assert outcome(root, names, "none") == (names, {})
+
+
+@pytest.mark.parametrize("level", CHECKS)
+def test_boxes_are_cut_at_the_edge_and_outside_ones_reported(root: Path, level: str) -> None:
+    save(picture("red", (80, 60)), root / "x.jpg")
+    save(picture("red", (30, 20)), root / "y.jpg")
     boxes = [
         (10, 10, 20, 20),
         (-5, -5, 100, 100),
@@ -115,87 +158,208 @@ def test_boxes_are_cut_at_the_edge_and_outside_ones_reported(tmp_path: Path, che
         (10, 10, 200, 200),
         (40, 5, 50, 9),  # would lie in x.jpg
     ]
-    samples = table(tmp_path, ["x.jpg"] * 5 + ["y.jpg"] * 2, boxes)
-    usable, problems = check_images(samples, check)
-    found = [(usable.relative_path(row), usable.box(row)) for row in range(len(usable))]
-    assert found == [
-        ("x.jpg", (10, 10, 20, 20)),
-        ("x.jpg", (0, 0, 80, 60)),
-        ("x.jpg", (70, 50, 80, 60)),
-        ("y.jpg", (10, 10, 30, 20)),
+    found = checked(root, ["x.jpg"] * 5 + ["y.jpg"] * 2, level, boxes=boxes)
+    bad = found["problem"].notna()
+    assert found.index[bad].tolist() == [3, 4, 6]
+    assert found[BOX][~bad].to_numpy().tolist() == [
+        [10, 10, 20, 20],
+        [0, 0, 80, 60],
+        [70, 50, 80, 60],
+        [10, 10, 30, 20],
     ]
-    assert [problem.path for problem in problems] == ["x.jpg", "x.jpg", "y.jpg"]
-    assert "(80, 10, 90, 20)" in problems[0].reason
-    assert "80x60" in problems[0].reason
-    assert "30x20" in problems[2].reason
+    assert {found[side].dtype for side in BOX} == {np.dtype("int32")}
+    assert "(80, 10, 90, 20)" in found["problem"][3]
+    assert "80x60" in found["problem"][3]
+    assert "30x20" in found["problem"][6]
 
 
-def test_a_bad_file_with_many_boxes_is_one_problem(tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").touch()
-    usable, problems = check_images(table(tmp_path, ["x.jpg"] * 3, [(0, 0, 5, 5)] * 3), "quick")
-    assert (len(usable), len(problems)) == (0, 1)
+@pytest.mark.parametrize("kind", ["array", "image", "file"])
+@pytest.mark.parametrize("level", CHECKS)
+@pytest.mark.parametrize("boxes", [None, [(-5, 2, 50, 50)] * 3])
+def test_images_that_are_not_files(root: Path, kind: str, level: str, boxes: Boxes | None) -> None:
+    """Of which the second is damaged. Arrays are one piece: the quick check takes one image for all."""
+    save(picture("red", (8, 6)), root / "good.png")
+    (root / "bad.png").touch()
 
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_nothing_is_written(tmp_path: Path, check: str) -> None:
-    names = [*damaged(tmp_path), *whole_files(tmp_path)]
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(tmp_path.iterdir())}
-    check_images(table(tmp_path, names, [(0, 0, 500, 500)] * len(names)), check)
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(tmp_path.iterdir())}
-
-
-class Store:
-    """Of which the second image is damaged."""
-
-    def read(self, item: int) -> np.ndarray:
-        if item == 1:
+    def read_images(items: np.ndarray) -> list[np.ndarray | Image.Image | Path]:
+        path = root / ("bad.png" if 1 in items.tolist() else "good.png")
+        if kind == "file":
+            return [path]
+        if path.name == "bad.png":
             raise OSError("image file is truncated")
-        return np.zeros((6, 8, 3), np.uint8)
+        return [np.zeros((6, 8, 3), np.uint8) if kind == "array" else Image.open(path)]
+
+    table = make_table(["a/0", "a/1", "a/2"], boxes=boxes).assign(item=range(3))
+    found = check_images(table, Images.of(table, root, read_images), level).reindex(columns=[*BOX, "problem"])
+    trusted = boxes is None and (level == "none" or (kind == "array" and level == "quick"))
+    assert found["problem"].notna().tolist() == [False, not trusted, False]
+    if boxes is not None:
+        assert found[BOX].iloc[[0, 2]].to_numpy().tolist() == [[0, 2, 8, 6]] * 2
 
 
-class Sized(Store):
-    def size(self, item: int) -> tuple[int, int]:
-        return 8, 6
-
-
-@pytest.mark.parametrize("store", [Store(), Sized()])
-@pytest.mark.parametrize("check", CHECKS)
-def test_images_out_of_a_store(tmp_path: Path, store: Store, check: str) -> None:
-    names, boxes = ["a/0", "a/1", "a/2"], [(-5, 2, 50, 50)] * 3
-    samples = Samples.build(tmp_path / "x.npz", ["a"], names, [0] * 3, boxes=boxes, store=store)
-    usable, problems = check_images(samples, check)
-    trusted = isinstance(store, Sized) and check != "full"
-    assert problems == ([] if trusted else [Problem("a/1", "image file is truncated")])
-    assert [usable.relative_path(row) for row in range(len(usable))] == (names if trusted else ["a/0", "a/2"])
-    assert {usable.box(row) for row in range(len(usable))} == {(0, 2, 8, 6)}
-
-
-def test_an_unknown_check_is_answered_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.check=ful is unknown: did you mean full"):
-        check_images(table(tmp_path, []), "ful")
+def test_an_unknown_check_is_answered_with_the_choices(root: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.check=ful .*full"):
+        checked(root, [], "ful")
 
 
 @pytest.mark.parametrize("boxes", [None, []])
-def test_an_empty_table_has_no_problems(tmp_path: Path, boxes: list[tuple[int, int, int, int]] | None) -> None:
-    usable, problems = check_images(table(tmp_path, [], boxes), "quick")
-    assert (len(usable), problems) == (0, [])
+def test_an_empty_table_has_no_problems(root: Path, boxes: Boxes | None) -> None:
+    assert len(checked(root, [], boxes=boxes)) == 0
 
 
 @pytest.mark.parametrize("form", ["png", "gif"])
-def test_a_decompression_bomb_is_refused_unread(form: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """A few bytes that ask for gigabytes, with the number of pixels told; large images pass without a warning."""
+def test_a_decompression_bomb_is_refused_unread(form: str, root: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A few bytes that ask for gigabytes, with the number of pixels named; large images pass without a warning."""
     limit = Image.MAX_IMAGE_PIXELS or 0
-    sizes = {"large": (10_000, limit // 10_000 * 3 // 2), "bomb": (10_000, limit // 10_000 * 3)}
+    sizes = {f"large.{form}": (10_000, limit // 10_000 * 3 // 2), f"bomb.{form}": (10_000, limit // 10_000 * 3)}
     for name, (width, height) in sizes.items():
         if form == "png":
-            content = png_header(width, height) + b"\0\0\0\0IEND\xaeB`\x82"
+            chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"]
+            parts = [
+                struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+            ]
+            content = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
         else:
             content = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
             content += b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0;"
-        (tmp_path / f"{name}.{form}").write_bytes(content)
-    usable, problems = check_images(table(tmp_path, [f"{name}.{form}" for name in sizes]), "quick")
-    assert [problem.path for problem in problems] == [f"bomb.{form}"]
-    pixels = sizes["bomb"][0] * sizes["bomb"][1]
-    assert f"{pixels}" in problems[0].reason.replace(",", "")
-    assert [usable.relative_path(row) for row in range(len(usable))] == [f"large.{form}"]
+        (root / name).write_bytes(content)
+    usable, problems = outcome(root, list(sizes))
+    assert usable == [f"large.{form}"]
+    assert str(sizes[f"bomb.{form}"][1] * 10_000) in problems[f"bomb.{form}"].replace(",", "")
     assert not recwarn.list
+
+
+def test_many_boxes_outside_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Boxes in another format than was said leave their images."""
+    sizes, inside = np.full((100, 2), 100), np.tile([0, 0, 50, 50], (99, 1))
+    warn_of_outside(np.concatenate([inside, [[90, 0, 190, 50]]]), sizes, 0.0)  # one
+    warn_of_outside(np.tile([-2, 0, 102, 50], (100, 1)), sizes, 0.0)  # slips
+    warn_of_outside(np.tile([-30, 0, 30, 50], (100, 1)), sizes, 2.0)  # grown by a margin
+    warn_of_outside(np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int64), 0.0)
+    assert caplog.messages == []
+    warn_of_outside(np.tile([60, 0, 120, 50], (100, 1)), sizes, 0.0)
+    assert "data.box_format" in caplog.text
+
+
+def test_a_changed_file_is_read_again(root: Path, tmp_path: Path) -> None:
+    names, cache = whole_files(root), tmp_path / "cache"
+    assert outcome(root, names, "quick", cache) == (names, {})
+    blank(root / names[0])
+    blank(root / names[1])
+    os.utime(root / names[1])  # a new time, the same length
+    (root / names[2]).write_bytes(b"")
+    (root / names[3]).unlink()
+    usable, problems = outcome(root, names, "quick", cache)
+    assert usable == [names[0], *names[4:]]
+    assert list(problems) == names[1:4]
+    save(picture("blue"), root / names[2])  # and mended
+    assert names[2] in outcome(root, names, "quick", cache)[0]
+    # another table of the same root forgets nothing
+    outcome(root, names[4:5], "quick", cache)
+    blank(root / names[5])
+    assert names[5] in outcome(root, names, "quick", cache)[0]
+
+
+def test_what_may_change_without_the_file_is_not_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the right to read it."""
+
+    def denied(path: Path, level: str) -> tuple[int, int]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    names = whole_files(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "image_size", denied)
+        assert len(outcome(root, names, "quick", tmp_path / "cache")[1]) == len(names)
+    assert outcome(root, names, "quick", tmp_path / "cache")[1] == {}
+
+
+def test_what_was_found_before_an_interrupt_is_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [save(picture("red", seed=number), root / f"{number}.jpg").name for number in range(100)]
+    true_size = check.image_size
+
+    def interrupted(path: Path, level: str) -> tuple[int, int]:
+        if path.name == "99.jpg":
+            raise KeyboardInterrupt
+        return true_size(path, level)
+
+    monkeypatch.setattr(check, "image_size", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        outcome(root, names, "quick", tmp_path / "cache")
+    for name in names[:64]:
+        blank(root / name)
+    monkeypatch.setattr(check, "image_size", true_size)
+    assert outcome(root, names, "quick", tmp_path / "cache") == (names, {})
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def not_ours(path: Path) -> None:
+    path.write_text("hello")
+
+
+def other_columns(path: Path) -> None:
+    pd.DataFrame({"x": [1]}).to_parquet(path)
+
+
+def no_numbers(path: Path) -> None:
+    pd.read_parquet(path).assign(width="wide").to_parquet(path)
+
+
+@pytest.mark.parametrize("harm", [cut_off, not_ours, other_columns, no_numbers])
+def test_a_damaged_cache_is_ignored_and_rewritten(harm: Callable[[Path], None], root: Path, tmp_path: Path) -> None:
+    names, cache = whole_files(root), tmp_path / "cache"
+    outcome(root, names, "quick", cache)
+    (kept,) = cache.rglob("*.parquet")
+    whole = pd.read_parquet(kept)
+    harm(kept)
+    assert outcome(root, names, "quick", cache) == (names, {})
+    pd.testing.assert_frame_equal(pd.read_parquet(kept), whole)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_line(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = whole_files(root)
+    (tmp_path / "file").touch()
+    assert outcome(root, names, "quick", tmp_path / "file" / "cache") == (names, {})
+    assert "data.cache_dir" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    assert outcome(root, names, "quick", tmp_path / "cache") == (names, {})
+    assert len(caplog.records) == 2
+    assert not list((tmp_path / "cache").rglob("*.parquet"))
+
+
+def test_nothing_is_kept_inside_the_data(root: Path) -> None:
+    """`data.root=data` with the default folder, data/cache, that would look like a class."""
+    names = whole_files(root)
+    before = sorted(root.rglob("*"))
+    assert outcome(root, names, "quick", root / "cache") == (names, {})
+    assert sorted(root.rglob("*")) == before
+
+
+def test_one_of_several_processes_reads(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads stand for them: a lock keeps them out of each other's way as well."""
+    names = [save(picture("red", seed=number), root / f"{number}.jpg").name for number in range(40)]
+    looked: list[Path] = []
+    true_size = check.image_size
+
+    def counted(path: Path, level: str) -> tuple[int, int]:
+        looked.append(path)
+        return true_size(path, level)
+
+    monkeypatch.setattr(check, "image_size", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: outcome(root, names, "quick", tmp_path / "cache"), range(4)))
+    assert all(item == found[0] for item in found)
+    assert len(looked) == len(set(looked)) == 40

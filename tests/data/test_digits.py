@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from classifier.data.digits import DigitsSource
+from classifier.data import DigitsDataModule
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("digits") / "data" / "digits"
-    DigitsSource(root).prepare()
+    DigitsDataModule(root).prepare_data()
     return root
 
 
@@ -22,12 +22,10 @@ def state(root: Path) -> dict[str, int]:
 
 
 def test_all_digits_are_written(digits: Path) -> None:
-    samples, problems = DigitsSource(digits).read()
-    wanted = load_digits()
-    assert problems == []
-    assert len(samples) == len(list(digits.rglob("*.png"))) == 1797
-    assert samples.classes == tuple("0123456789")
-    assert np.bincount(samples.labels).tolist() == np.bincount(wanted.target).tolist()
+    table = DigitsDataModule(digits).read()
+    assert len(table) == len(list(digits.rglob("*.png"))) == 1797
+    assert list(table["label"].cat.categories) == list("0123456789")
+    assert np.bincount(table["label"].cat.codes).tolist() == np.bincount(load_digits().target).tolist()
 
 
 @pytest.mark.parametrize("number", [0, 1, 899, 1796])
@@ -40,14 +38,14 @@ def test_a_file_holds_its_digit(digits: Path, number: int) -> None:
 
 def test_a_second_call_writes_nothing(digits: Path) -> None:
     before = state(digits.parent)
-    DigitsSource(digits).prepare()
+    DigitsDataModule(digits).prepare_data()
     assert state(digits.parent) == before
 
 
 def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:
     root = tmp_path / "data" / "digits"
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=DigitsSource(root).prepare) for _ in range(2)]
+    processes = [context.Process(target=DigitsDataModule(root).prepare_data) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -64,7 +62,7 @@ def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     left = tmp_path / ".digits.part" / "0" / "stale.png"
     left.parent.mkdir(parents=True)
     left.touch()
-    DigitsSource(root).prepare()
+    DigitsDataModule(root).prepare_data()
     assert len(list(root.rglob("*.png"))) == 1797
     assert not left.exists()
     assert not list(root.rglob("stale.png"))

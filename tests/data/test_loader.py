@@ -2,17 +2,29 @@ import copy
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from classifier.data.image_folder import FolderSource
-from classifier.data.loader import EpochSampler, ImageDataset, ResumableLoader, ShardSampler, outlive_signals
-from classifier.data.samples import Samples
+from classifier.data.loader import (
+    EpochSampler,
+    ImageDataset,
+    Images,
+    ResumableLoader,
+    ShardSampler,
+    outlive_signals,
+    training_weights,
+)
+from classifier.data.samples import labels_of
 from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError
+from tests.data.tables import make_table
 
 Batches = list[list[tuple[int, int]]]
 
@@ -112,26 +124,41 @@ def test_shards_are_ordered_and_unpadded(length: int, world_size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def samples(folder: Path) -> Samples:
-    return FolderSource(folder).read()[0]
+def images(folder: Path) -> Images:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
+    return Images.of(make_table(paths, [ord(path[0]) % 3 for path in paths], "abc"), folder)
 
 
-def loader(samples: Samples, num_workers: int = 0, seed: int = 0) -> ResumableLoader:
-    """58 of 60 samples in batches of 8, augmented at random."""
+@contextmanager
+def loader(images: Images, num_workers: int = 0, seed: int = 0) -> Iterator[ResumableLoader]:
+    """58 of 60 samples in batches of 8, augmented at random; its processes end with the block."""
     augmentation = Augmentation(
         Preprocessing((16, 16)),
         {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]},
-        {"flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}},
+        {
+            "flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"},
+            "rotate": {
+                "_target_": "classifier.data.transforms.Albumentations",
+                "transform": {"_target_": "albumentations.Rotate", "limit": 20},
+            },
+        },
     )
-    rows = torch.arange(2, 60).numpy()
-    sampler = EpochSampler(len(rows), 8, seed=seed)
-    return ResumableLoader(
-        ImageDataset(samples, rows, augmentation, seed),
-        sampler,
+    rows = np.arange(2, 60)
+    made = ResumableLoader(
+        ImageDataset(images, rows, augmentation, seed),
+        EpochSampler(len(rows), 8, seed=seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=outlive_signals,
     )
+    before = set(multiprocessing.active_children())
+    try:
+        yield made
+    finally:
+        made._iterator = None
+        for child in set(multiprocessing.active_children()) - before:
+            child.join(20)
+            assert child.exitcode == 0
 
 
 def read(made: ResumableLoader, epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -145,83 +172,169 @@ def equal(left: list[dict[str, torch.Tensor]], right: list[dict[str, torch.Tenso
     )
 
 
-def test_workers_change_no_bit(samples: Samples) -> None:
-    alone, helped = loader(samples), loader(samples, num_workers=2)
-    for epoch in range(2):
-        torch.manual_seed(epoch)  # what the process drew before must not matter
-        assert equal(read(alone, epoch), read(helped, epoch))
+def test_workers_change_no_bit(images: Images) -> None:
+    with loader(images) as alone, loader(images, num_workers=2) as helped:
+        for epoch in range(2):
+            torch.manual_seed(epoch)  # what the process drew before must not matter
+            assert equal(read(alone, epoch), read(helped, epoch))
 
 
-def test_epochs_and_seeds_augment_differently(samples: Samples) -> None:
-    made, other = loader(samples), loader(samples, seed=1)
-    images = []
-    for found in (read(made, 0), read(made, 1), read(other, 0)):
-        index = torch.cat([batch["index"] for batch in found])
-        image = torch.cat([batch["image"] for batch in found])
-        where = {int(number): place for place, number in enumerate(index)}
-        images.append({number: image[place] for number, place in where.items()})
-    both = set(images[0]) & set(images[1]) & set(images[2])
+def test_epochs_and_seeds_augment_differently(images: Images) -> None:
+    seen = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        with loader(images, seed=seed) as made:
+            found = read(made, epoch)
+        index, image = (torch.cat([batch[key] for batch in found]) for key in ("index", "image"))
+        seen.append(dict(zip(index.tolist(), image, strict=True)))
+    both = set(seen[0]) & set(seen[1]) & set(seen[2])
     assert len(both) > 50
     # small images have few crops, so that two draws may be alike
-    assert sum(torch.equal(images[0][number], images[1][number]) for number in both) <= 2
-    assert sum(torch.equal(images[0][number], images[2][number]) for number in both) <= 2
+    assert sum(torch.equal(seen[0][number], seen[1][number]) for number in both) <= 2
+    assert sum(torch.equal(seen[0][number], seen[2][number]) for number in both) <= 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_resumed_at_any_batch(samples: Samples, num_workers: int) -> None:
-    whole = [read(loader(samples), epoch) for epoch in (4, 5)]
+def test_resumed_at_any_batch(images: Images, num_workers: int) -> None:
+    with loader(images) as made:
+        whole = [read(made, epoch) for epoch in (4, 5)]
     assert [len(batch["index"]) for batch in whole[0]] == [8] * 6 + [5, 5]
     for done in range(len(whole[0])) if num_workers == 0 else (3,):
-        first = loader(samples, num_workers)
-        first.epoch_sampler.set_epoch(4)
-        batches = iter(first)
-        for _ in range(done):
-            next(batches)
-        state = copy.deepcopy(first.state_dict())
-        resumed = loader(samples, num_workers)
-        resumed.load_state_dict(state)
-        later = iter(resumed)  # Lightning makes the iterator before it tells the epoch
-        resumed.epoch_sampler.set_epoch(4)
-        assert equal(list(later), whole[0][done:])
-        assert equal(read(resumed, 5), whole[1]), "only the first epoch is shortened"
+        with loader(images, num_workers) as first:
+            assert first.state_dict() == {"epoch": 0, "batches": 0, "images": 8}
+            first.epoch_sampler.set_epoch(4)
+            batches = iter(first)
+            for number in range(done):
+                next(batches)
+                # what was handed out, not what the workers have read ahead
+                assert first.state_dict() == {"epoch": 4, "batches": number + 1, "images": 8}
+            state = copy.deepcopy(first.state_dict())
+            batches.close()  # type: ignore[attr-defined]
+        with loader(images, num_workers) as resumed:
+            resumed.load_state_dict(state)
+            assert resumed.state_dict() == state, "a run that is stopped before its first batch saves it again"
+            later = iter(resumed)  # Lightning makes the iterator before it sets the epoch
+            resumed.epoch_sampler.set_epoch(4 if done else 0)
+            if done:
+                assert equal(list(later), whole[0][done:])
+            assert equal(read(resumed, 5), whole[1]), "only the first epoch is shortened"
 
 
-def test_the_place_is_what_was_handed_out(samples: Samples) -> None:
-    made = loader(samples, num_workers=2)
-    assert made.state_dict() == {"epoch": 0, "batches": 0, "images": 8}
-    batches = iter(made)
-    for number in range(1, len(made)):
-        next(batches)
-        assert made.state_dict() == {"epoch": 0, "batches": number, "images": 8}
-
-
-def test_a_place_in_another_epoch_is_none_in_this(samples: Samples) -> None:
+def test_a_place_in_another_epoch_is_none_in_this(images: Images) -> None:
     """A checkpoint from the end of an epoch, which a limit can put before its last batch."""
-    made = loader(samples)
-    made.load_state_dict({"epoch": 4, "batches": 3, "images": 8})
-    made.epoch_sampler.set_epoch(5)
-    assert len(list(made)) == len(made)
+    with loader(images) as made:
+        made.load_state_dict({"epoch": 4, "batches": 3, "images": 8})
+        made.epoch_sampler.set_epoch(5)
+        assert len(list(made)) == len(made)
 
 
-def test_a_place_that_was_loaded_is_saved_again(samples: Samples) -> None:
-    """A run that is stopped between its resumption and its first batch."""
-    made = loader(samples)
-    made.load_state_dict({"epoch": 0, "batches": 3, "images": 8})
-    assert made.state_dict() == {"epoch": 0, "batches": 3, "images": 8}
-    next(iter(made))
-    assert made.state_dict() == {"epoch": 0, "batches": 4, "images": 8}
-
-
-def test_a_place_among_batches_of_another_size_is_refused(samples: Samples) -> None:
-    with pytest.raises(UserError, match=r"takes 16 images at once, .*=8 on 1 process makes 8: use data.batch_size=16"):
-        loader(samples).load_state_dict({"epoch": 0, "batches": 3, "images": 16})
+def test_a_place_among_batches_of_another_size_is_refused(images: Images) -> None:
+    with loader(images) as made, pytest.raises(UserError, match="=8.*use data.batch_size=16"):
+        made.load_state_dict({"epoch": 0, "batches": 3, "images": 16})
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_reading_processes_outlive_a_signal_to_all(signum: int, samples: Samples) -> None:
-    made = loader(samples, num_workers=2)
-    batches = iter(made)
-    next(batches)
-    for child in multiprocessing.active_children():
-        os.kill(child.pid or 0, signum)
-    assert len(list(batches)) == len(made) - 1
+def test_reading_processes_outlive_a_signal_to_all(signum: int, images: Images) -> None:
+    with loader(images, num_workers=2) as made:
+        batches = iter(made)
+        next(batches)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signum)
+        assert len(list(batches)) == len(made) - 1
+
+
+def test_a_reading_process_that_nobody_needs_ends_after_a_signal(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by itself: one that a signal killed would be reported in whatever the main process does by then."""
+    monkeypatch.setattr("classifier.data.loader.LAST_SECONDS", 1)
+    with loader(images, num_workers=1) as made:
+        batches = iter(made)
+        next(batches)
+        (child,) = multiprocessing.active_children()
+        os.kill(child.pid or 0, signal.SIGTERM)
+        child.join(20)
+        assert child.exitcode == 0
+
+
+def classes(per_class: Sequence[int]) -> pd.DataFrame:
+    labels = np.repeat(np.arange(len(per_class)), per_class)
+    paths = [f"{label}/{row}.jpg" for row, label in enumerate(labels)]
+    return make_table(paths, labels, [str(label) for label in range(len(per_class))])
+
+
+def weights_of(table: pd.DataFrame, sampler: str = "balanced", file: str | None = None) -> np.ndarray:
+    weights = training_weights(table, np.arange(len(table)), sampler, file)
+    assert weights is not None
+    return weights
+
+
+def drawn(table: pd.DataFrame, weights: np.ndarray, epoch: int, world_size: int = 1) -> list[int]:
+    """Positions in the order of the global batches of 8."""
+    ranks = []
+    for rank in range(world_size):
+        sampler = EpochSampler(
+            len(table), 8 // world_size, seed=0, rank=rank, world_size=world_size, weights=weights,
+            labels=labels_of(table),
+        )  # fmt: skip
+        sampler.set_epoch(epoch)
+        ranks.append(list(chain.from_iterable(sampler)))
+        keys = [(position, repeat) for _, position, repeat in ranks[-1]]
+        assert len(set(keys)) == len(keys), "the same draw twice would be augmented the same"
+    return [position for step in zip(*ranks, strict=True) for _, position, _ in step]
+
+
+@pytest.mark.parametrize("per_class", [(90, 6), (40, 40, 16), (3, 3, 90), (32, 32, 32)])
+def test_balanced_draws_as_many_of_each_class(per_class: Sequence[int]) -> None:
+    table, labels = classes(per_class), labels_of(classes(per_class))
+    weights = weights_of(table)
+    totals = np.zeros(len(table), dtype=int)
+    for epoch in range(12):
+        positions = drawn(table, weights, epoch)
+        assert drawn(table, weights, epoch, world_size=2) == positions
+        assert len(positions) == len(table) == 96
+        counts = np.bincount(labels[positions], minlength=len(per_class))
+        assert np.abs(counts - 96 / len(per_class)).max() <= 1
+        times = np.bincount(positions, minlength=len(table))
+        expected = 96 / len(per_class) / np.array(per_class)[labels]
+        assert (np.abs(times - expected) < 1).all()
+        totals += times
+    assert totals.min() > 0, "an image that is never drawn"
+    assert drawn(table, weights, 3) != drawn(table, weights, 4)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    table = classes((40, 40))
+    path = tmp_path / "weights.csv"
+    pd.DataFrame({"path": table["path"], "weight": [row % 3 for row in range(80)]}).to_csv(path, index=False)
+    weights = weights_of(table, "weighted", str(path))
+    times = np.bincount(np.concatenate([drawn(table, weights, epoch) for epoch in range(60)]), minlength=80) / 60
+    assert (times[weights == 0] == 0).all()
+    assert np.abs(times - weights * 80 / weights.sum()).max() < 0.25
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "path"),
+        ("path,wieght\n", "wieght"),
+        ("path,weight\n0/0.jpg,many\n", "line 2.*many"),
+        ("path,weight\n0/0.jpg,-1\n", "line 2.*-1"),
+        ("path,weight\n0/0.jpg,inf\n", "line 2.*inf"),
+        ("path,weight\n0/0.jpg\n", "line 2"),
+        ("path,weight\n0/0.jpg,1\n0/0.jpg,2\n", "line 3.*0/0.jpg"),
+        ("path,weight\n0/0.jpg,1\n", "0/1.jpg and 1 more.*data.sampler=shuffle data.weights_file=null"),
+        ("path,weight\n0/0.jpg,0\n0/1.jpg,0\n1/2.jpg,0\n", "data.sampler=shuffle data.weights_file=null"),
+    ],
+)
+def test_a_file_of_weights_that_does_not_fit(tmp_path: Path, content: str, named: str) -> None:
+    path = tmp_path / "weights.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=named) as error:
+        weights_of(classes((2, 1)), "weighted", str(path))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("sampler", "file"), [("balance", None), ("weighted", None), ("shuffle", "w.csv")])
+def test_samplers_that_do_not_fit(sampler: str, file: str | None) -> None:
+    with pytest.raises(UserError, match=f"data.sampler={sampler}.*({file or 'balanced|null'})"):
+        weights_of(classes((2, 1)), sampler, file)

@@ -1,110 +1,221 @@
+"""The table of samples, and text columns of files."""
+
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from classifier.data.samples import UNASSIGNED, Samples
+from classifier.data import samples
+from classifier.data.samples import BOX
+from classifier.errors import UserError
+from tests.data.listing import touch
+from tests.data.tables import make_table
 
-ROOT = Path("/photos")
-ODD = os.fsdecode(b"a/caf\xe9\xff.jpg")  # not valid UTF-8
-PATHS = ["a/0.jpg", "b/1.jpg", "a/0.jpg", "a/größe 1.jpg", ODD, ""]
-LABELS = [0, 1, 0, 0, 0, 1]
-BOXES = [(0, 0, 5, 6), (1, 2, 3, 4), (5, 5, 9, 9), (0, 0, 1, 1), (-3, 0, 70000, 2), (0, 0, 2, 2)]
-
-
-def table(boxes: bool = True) -> Samples:
-    return Samples.build(ROOT, ["a", "b"], PATHS, LABELS, boxes=BOXES if boxes else None, splits=[0, 1, 0, 2, -1, 2])
+PATHS = ["a/0.jpg", "b/1.jpg", "a/0.jpg", "a/größe 1.jpg", "c.jpg"]
 
 
-def test_gives_back_what_was_put_in() -> None:
-    samples = table()
-    assert len(samples) == 6
-    assert [samples.relative_path(row) for row in range(6)] == PATHS
-    assert samples.path(1) == ROOT / "b/1.jpg"
-    assert [samples.box(row) for row in range(6)] == BOXES
-    assert samples.classes == ("a", "b")
-    assert samples.labels.tolist() == LABELS
-    assert samples.labels.dtype == np.int64
-    assert samples.splits.tolist() == [0, 1, 0, 2, -1, 2]
+def text(*values: str | None) -> pd.Series:
+    return pd.Series(values, dtype="str")
 
 
-def test_a_name_that_is_not_utf8_opens_its_file(tmp_path: Path) -> None:
-    path = os.fsencode(tmp_path) + b"/\xff\xe9.txt"
-    try:
-        with open(path, "wb") as file:  # noqa: PTH123, Path does not take bytes
-            file.write(b"here")
-    except OSError:
-        pytest.skip("this file system takes valid UTF-8 only")
-    name = next(tmp_path.iterdir()).name
-    samples = Samples.build(tmp_path, ["a"], [name], [0])
-    assert samples.path(0).read_bytes() == b"here"
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [(["10", "9", "-1", "9"], ["-1", "9", "10"]), (["10", "9", "x"], ["10", "9", "x"]), (["b", "B"], ["B", "b"]), ([], [])],
+)  # fmt: skip
+def test_order_of_classes(names: list[str], order: list[str]) -> None:
+    assert samples.order_classes(names) == order
 
 
-def test_whole_images_have_no_boxes_and_no_part() -> None:
-    samples = Samples.build(ROOT, ["a", "b"], PATHS, LABELS)
-    assert samples.boxes is None
-    assert samples.box(0) is None
-    assert (samples.splits == UNASSIGNED).all()
+@pytest.mark.parametrize(
+    ("splits", "declared", "given", "classes"),
+    [
+        (None, None, None, ["b", "c"]),
+        (["train", "train", "val"], None, None, ["b", "c"]),
+        (["val", None, "train"], None, None, ["b"]),  # the val row is a problem
+        (None, ["c", "x", "b"], None, ["c", "x", "b"]),
+        (None, ["c", "x", "b"], ["b", "c", "d"], ["b", "c", "d"]),
+    ],
+)
+def test_labels(splits: list[str | None] | None, declared: list[str] | None, given: list[str] | None, classes: list[str]) -> None:  # fmt: skip
+    table = pd.DataFrame({"path": text("0", "1", "2"), "label": text("c", "b", "b"), "problem": text(None, None, None)})
+    if declared:
+        table["label"] = pd.Categorical(table["label"], categories=declared)
+    if splits:
+        table = table.assign(split=text(*splits), problem=text(*("bad" if part == "val" else None for part in splits)))
+        if splits[0] != "val":
+            table["problem"] = text(None, None, None)
+    table = samples.with_labels(table, given, "x has")
+    assert list(table["label"].cat.categories) == classes
+    assert samples.labels_of(table).tolist() == [classes.index(name) if name in classes else -1 for name in "cbb"]
 
 
-def test_an_empty_table() -> None:
-    samples = Samples.build(ROOT, ["a"], [], [], boxes=[])
-    assert len(samples) == 0
-    assert len(samples.image_ids()) == 0
-    assert len(samples.select(np.array([], dtype=np.int64))) == 0
+def test_a_class_that_training_lacks_is_refused_unless_its_rows_are_not_used() -> None:
+    table = pd.DataFrame({"path": text("0", "1"), "label": text("a", "z"), "split": text("train", "test")})
+    with pytest.raises(UserError, match=r"^x has 'z' .*data\.root="):
+        samples.with_labels(table, None, "x has")
+    assert samples.labels_of(samples.with_labels(table.assign(problem=text(None, "bad")), None, "")).tolist() == [0, -1]
 
 
-@pytest.mark.parametrize("boxes", [True, False])
-def test_select_keeps_everything_of_the_rows(boxes: bool) -> None:
-    samples = table(boxes)
-    rows = np.array([4, 0, 3])
-    chosen = samples.select(rows)
-    assert [chosen.relative_path(row) for row in range(3)] == [PATHS[row] for row in rows]
-    assert [chosen.box(row) for row in range(3)] == [BOXES[row] if boxes else None for row in rows]
-    assert chosen.labels.tolist() == [LABELS[row] for row in rows]
-    assert chosen.splits.tolist() == [-1, 0, 2]
-    assert (chosen.root, chosen.classes) == (samples.root, samples.classes)
+def test_samples_of_one_image_and_of_one_group_have_one_number() -> None:
+    table = make_table(PATHS, groups=["p", None, "q", "q", None])
+    assert samples.image_ids(table).tolist() == [0, 1, 0, 2, 3]
+    assert samples.group_ids(table.drop(columns="group")).tolist() == [0, 1, 0, 2, 3]
+    assert samples.group_ids(table).tolist() == [0, 1, 0, 0, 2]  # the image joins p and q
+    assert samples.group_ids(table[:0]).tolist() == []
 
 
-def test_select_takes_other_boxes() -> None:
-    chosen = table().select(np.array([1, 2]), np.array([[0, 0, 1, 1], [2, 2, 3, 3]]))
-    assert [chosen.box(row) for row in range(2)] == [(0, 0, 1, 1), (2, 2, 3, 3)]
-
-
-def test_samples_of_one_file_have_one_image_id() -> None:
-    ids = table().image_ids()
-    assert ids[0] == ids[2]
-    assert len(set(ids.tolist())) == 5
-
-
-@pytest.mark.parametrize("boxes", [True, False])
-def test_fingerprint_is_of_the_content_alone(boxes: bool) -> None:
-    samples = table(boxes)
-    assert samples.fingerprint() == table(boxes).fingerprint()
-    assert samples.fingerprint() == replace(samples, root=Path("/elsewhere")).fingerprint()
-    assert samples.fingerprint() == samples.select(np.arange(6)).fingerprint()
-
-
-def test_fingerprint_changes_with_each_part() -> None:
-    def build(
+def test_the_fingerprint_changes_with_each_part() -> None:
+    def take(
         classes: Sequence[str] = ("a", "b"),
         paths: Sequence[str] = ("0.jpg", "12.jpg"),
         labels: Sequence[int] = (0, 1),
-        boxes: Sequence[tuple[int, int, int, int]] | None = ((0, 0, 5, 6), (0, 0, 5, 6)),
+        boxes: Sequence[Sequence[int]] | None = ((0, 0, 5, 6), (0, 0, 5, 6)),
     ) -> str:
-        return Samples.build(ROOT, classes, paths, labels, boxes=boxes).fingerprint()
+        return samples.fingerprint(make_table(paths, labels, classes, boxes=boxes))
 
     variants = [
-        build(),
-        build(classes=["b", "a"]),
-        build(paths=["0.jpg", "13.jpg"]),
-        build(paths=["0.jp", "g12.jpg"]),  # the same bytes, cut elsewhere
-        build(paths=["12.jpg", "0.jpg"]),
-        build(labels=[0, 0]),
-        build(boxes=[(0, 0, 5, 6), (0, 0, 5, 7)]),
-        build(boxes=None),
+        take(),
+        take(classes=["b", "a"]),
+        take(paths=["0.jpg", "13.jpg"]),
+        take(paths=["0.jp", "g12.jpg"]),  # the same bytes, cut elsewhere
+        take(paths=["12.jpg", "0.jpg"]),
+        take(labels=[0, 0]),
+        take(boxes=[(0, 0, 5, 6), (0, 0, 5, 7)]),
+        take(boxes=None),
     ]
     assert len(set(variants)) == len(variants)
+    assert take() == variants[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("a.jpg", "f/a.jpg"),
+        (".hidden.jpg", "f/.hidden.jpg"),
+        ("../a.jpg", "a.jpg"),
+        ("a/./b//c", "f/a/b/c"),
+        ("a\\b.jpg", "f/a/b.jpg"),
+        ("a:b", "f/a:b"),
+        ("../../a.jpg", None),
+        ("/etc/passwd", None),
+        ("C:\\a.jpg", None),
+        ("{root}/a/b.jpg", "a/b.jpg"),
+        ("{link}/a/b.jpg", None),
+        ("{root}/../a.jpg", None),
+        ("{root}2/a.jpg", None),
+    ],
+)
+def test_paths_stay_inside(tmp_path: Path, path: str, wanted: str | None) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    named = path.format(root=root, link=tmp_path / "link")
+    for given in ([named], [named, "plain"]):
+        (found, *_) = samples.inside(text(*given), "f", root)
+        assert (None if pd.isna(found) else found) == wanted
+    if path.startswith("{link}"):
+        assert samples.inside(text(named, f"{root}/c"), "", tmp_path / "link").tolist() == ["a/b.jpg", "c"]
+
+
+def test_files_are_looked_for_by_one_listing_of_each_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of a million lines must not look at each file."""
+    names = [f"{number % 3}/{number}.jpg" for number in range(300)]
+    touch(tmp_path, *names, "top.jpg")
+    asked: list[Path] = []
+    scandir = os.scandir
+
+    def counted(path: Path) -> Any:
+        asked.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: pytest.fail("a look at a file"))
+    table = samples.mark_missing(make_table([*names, "top.jpg", "3/x.jpg", "0/no.jpg", "a\0b/c"]), tmp_path)
+    assert table["path"][table["problem"].notna()].tolist() == ["3/x.jpg", "0/no.jpg", "a\0b/c"]
+    assert len(asked) == 6
+
+
+def test_boxes() -> None:
+    table = samples.with_covering_boxes(
+        make_table(["a", "a", "b", "c", "d"]),
+        np.array([[1, 2, 3, 4], [0.4, 3.6, 20.6, 24], [9, 0, 3, 1], [np.nan, 0, 1, 1], [-1e12, 0, 1e12, 1]]),
+    )
+    boxes = samples.boxes_of(table)
+    assert boxes is not None
+    assert boxes[[0, 1, 4]].tolist() == [[1, 2, 3, 4], [0, 3, 21, 24], [-samples.FAR, 0, samples.FAR, 1]]
+    assert samples.usable(table).tolist() == [True, True, False, False, True]
+    chosen = {which: samples.choose_objects(table, which).index for which in samples.OBJECTS}
+    assert {which: len(rows) for which, rows in chosen.items()} == {"all": 5, "largest": 4, "first": 4}
+    assert samples.choose_objects(table, "largest")[BOX].iloc[0].tolist() == [0, 3, 21, 24]
+    grown = samples.with_margin(make_table(["a"], boxes=[(10, 20, 30, 60)]), 0.1)
+    assert grown[BOX].to_numpy().tolist() == [[8, 16, 32, 64]]
+    assert samples.boxes_of(make_table(["a"])) is None
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf"), "wide", None])
+def test_no_margin(margin: Any) -> None:
+    with pytest.raises(UserError, match=rf"^data\.margin={margin} must "):
+        samples.require_margin(margin)
+
+
+def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
+    touch(tmp_path, "a", "b")
+    table = samples.mark_unusable(make_table(["a", "b", "a"], splits=["train", "val", "test"]), tmp_path)
+    assert table["problem"].notna().tolist() == [True, False, True]
+    assert "train and in test" in table["problem"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "path,weight\na,01\nb,NA\n"),
+        ("x.csv", b"\xef\xbb\xbfpath;weight;more\r\na;01;\r\n\r\nb;NA;,\r\n"),
+        ("x.tsv", "weight\tpath,note\tpath\n01\t\ta\nNA\t\tb"),
+        ("x.txt", '\npath|weight\n"a"|01|\n|\nb|"NA"\n'),
+        ("x.csv", "path,weight\ra,01\rb,NA\r"),
+    ],
+)
+def test_columns_are_read_as_text(tmp_path: Path, name: str, content: str | bytes) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    table = samples.read_columns(tmp_path / name, ["path", "weight"], ["box"])
+    assert table.to_dict("list") == {"path": ["a", "b"], "weight": ["01", "NA"]}
+
+
+def test_lines_are_numbered(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('path,note\na,"two\nlines\u2028"\n\n,\n b,c\n"d, e",\n')
+    table = samples.read_columns(tmp_path / "x.csv", ["path"], ["note"])
+    assert dict(zip(table.index, table["path"], strict=True)) == {3: "a", 6: " b", 7: "d, e"}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "'path'.*empty"),
+        ("pth\na\n", "'path'.*did you mean pth"),
+        ("path,path\na,b\n", "2 columns 'path'"),
+        ("path,b\na\n", "line 2 has 1 cells"),
+        ("path,b\na,b\na,b,c\n", "line 3 has 3 cells"),
+        ('path\n"a\nb\n', "line 3 is malformed"),
+        ("path\na\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        ("path\na\ncaf\xe9\n".encode("latin-1"), "line 3.*iconv -f WINDOWS-1252 -t UTF-8"),
+    ],
+)
+def test_columns_that_cannot_be_read(tmp_path: Path, content: str | bytes, named: str) -> None:
+    (tmp_path / "x.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=named):
+        samples.read_columns(tmp_path / "x.csv", ["path"])
+
+
+def test_parquet(tmp_path: Path) -> None:
+    content = pd.DataFrame({"path": ["a", None], "number": [1, None], "part": pd.Categorical(["x", "y"])})
+    content.convert_dtypes().to_parquet(tmp_path / "x.parquet")
+    table = samples.read_columns(tmp_path / "x.parquet", ["part", "number", "path"])
+    assert table.to_dict("list") == {"part": ["x", "y"], "number": ["1", ""], "path": ["a", ""]}
+    assert list(table.index) == [1, 2]
+    (tmp_path / "y.parquet").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"(?i)parquet"):
+        samples.read_columns(tmp_path / "y.parquet", ["path"])

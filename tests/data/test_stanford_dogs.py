@@ -1,19 +1,18 @@
 import hashlib
 import io
 import tarfile
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from classifier.data.modules import StanfordDogsDataModule
-from classifier.data.samples import SPLITS
-from classifier.data.stanford_dogs import StanfordDogsSource, breed
+from classifier.data import StanfordDogsDataModule
+from classifier.data.samples import fingerprint
 from classifier.errors import UserError
 from tests import generate
+from tests.data.listing import problems
 from tests.data.server import Server
 
 NAMES = ("Chihuahua", "Japanese_spaniel", "Shetland_sheepdog")
@@ -39,142 +38,118 @@ def checksums(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def module(root: Path, **settings: object) -> StanfordDogsDataModule:
-    made = StanfordDogsDataModule(root, download=False, image_size=16, **settings)  # type: ignore[arg-type]
-    made.prepare_data()
-    made.setup()
-    return made
+def dogs_at(root: Path, **settings: Any) -> StanfordDogsDataModule:
+    return StanfordDogsDataModule(root, download=False, image_size=16, **settings)
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("n02085620-Chihuahua", "Chihuahua"),
-        ("n02107574-Flat-coated_retriever", "Flat-coated_retriever"),
-        ("mine", "mine"),
-    ],
-)
-def test_readable_names(folder: str, name: str) -> None:
-    assert breed(folder) == name
+def ready(root: Path, **settings: Any) -> StanfordDogsDataModule:
+    module = dogs_at(root, **settings)
+    module.prepare_data()
+    module.setup()
+    return module
 
 
-@pytest.mark.parametrize("split_seed", [0, 1])
-def test_the_official_split_is_kept(dogs: Path, split_seed: int) -> None:
-    data = module(dogs, val_fraction=0.25, test_fraction=0.5, split_seed=split_seed)
-    assert data.classes == NAMES
-    assert {name: len(rows) for name, rows in data.split.items()} == {"train": 18, "val": 6, "test": 9}
-    for name, rows in data.split.items():
-        numbers = [int(Path(data.samples.relative_path(row)).stem.split("_")[1]) for row in rows]
-        assert all((number > 8) == (name == "test") for number in numbers)
-        assert len(set(np.bincount(data.samples.labels[rows]).tolist())) == 1
-
-
-def test_the_validation_part_depends_on_the_split_seed_alone(dogs: Path) -> None:
-    parts = [
-        module(dogs, split_seed=split_seed, seed=seed).split["val"].tolist()
-        for split_seed, seed in ((0, 0), (0, 1), (1, 0))
-    ]
+def test_the_official_split_is_kept(dogs: Path) -> None:
+    parts = []
+    for split_seed, seed in ((0, 0), (0, 1), (1, 0)):
+        data = ready(dogs, val_fraction=0.25, test_fraction=0.5, split_seed=split_seed, seed=seed)
+        assert data.classes == NAMES
+        assert {part: len(data.rows(part)) for part in data.parts} == {"train": 18, "val": 6, "test": 9}
+        for part in data.parts:
+            rows = data.samples.iloc[data.rows(part)]
+            numbers = rows["path"].str.extract(r"_(\d+)\.jpg$")[0].astype(int)
+            assert all((numbers > 8) == (part == "test"))
+            assert rows["label"].value_counts().nunique() == 1
+        parts.append(data.rows("val").tolist())
     assert parts[0] == parts[1] != parts[2]
 
 
 @pytest.mark.parametrize(("objects", "boxes_of_first"), [("largest", 1), ("first", 1), ("all", 2)])
 def test_objects(dogs: Path, objects: str, boxes_of_first: int) -> None:
-    samples, problems = StanfordDogsSource(dogs, objects=objects).read()
-    assert problems == []
-    counts = Counter(samples.relative_path(row) for row in range(len(samples)))
+    module = ready(dogs, objects=objects, val_fraction=0.3)
+    counts = module.samples["path"].value_counts()
     assert len(counts) == 33
-    assert {path: count for path, count in counts.items() if count > 1 or path.endswith("_1.jpg")} == {
+    assert {path: count for path, count in counts.items() if count > 1 or str(path).endswith("_1.jpg")} == {
         f"Images/{folder}/{folder.split('-')[0]}_1.jpg": boxes_of_first for folder in generate.BREEDS
     }
-
-
-def test_all_objects_of_an_image_are_in_one_part(dogs: Path) -> None:
-    data = module(dogs, objects="all", val_fraction=0.3)
-    images = data.samples.image_ids()
-    parts = [set(images[rows].tolist()) for rows in data.split.values()]
-    assert sum(map(len, parts)) == 33
-    assert data.num_classes == 3
+    assert module.samples.groupby("path")["split"].nunique().max() == 1  # all boxes of an image are in one part
 
 
 def test_a_png_with_alpha_named_jpg_is_read(dogs: Path) -> None:
-    data = module(dogs)
+    data = ready(dogs)
     path = dogs / "Images" / generate.BREEDS[-1] / "n02105855_1.jpg"
     with Image.open(path) as image:
         assert (image.format, image.mode) == ("PNG", "RGBA")
-    row = next(row for row in range(len(data.samples)) if data.samples.path(row) == path)
-    assert data.samples.box(row) == (20, 30, 80, 80)
-    pixels = data.preprocessing(path, data.samples.box(row)).float().mean((1, 2))
+    (row,) = (row for row in range(len(data.samples)) if data.image(row) == path)
+    assert data.box(row) == (20, 30, 80, 80)
+    pixels = data.preprocessing(path, data.box(row)).float().mean((1, 2))
     assert torch.allclose(pixels, torch.tensor(generate.COLORS["red"]).float(), atol=12)
 
 
 def test_labels_are_those_of_the_given_classes(dogs: Path) -> None:
     wanted = ["Shetland_sheepdog", "Pug", "Chihuahua", "Japanese_spaniel"]
-    samples, _ = StanfordDogsSource(dogs).read(wanted)
-    assert samples.classes == tuple(wanted)
-    for row in range(len(samples)):
-        assert samples.relative_path(row).split("/")[1].endswith(wanted[samples.labels[row]])
+    table = dogs_at(dogs, classes=wanted).read()
+    assert list(table["label"].cat.categories) == wanted
+    assert all(path.split("/")[1].endswith(label) for path, label in zip(table["path"], table["label"], strict=True))
     with pytest.raises(UserError, match="Japanese_spaniel"):
-        StanfordDogsSource(dogs).read(["Chihuahua", "Shetland_sheepdog"])
+        dogs_at(dogs, classes=["Chihuahua", "Shetland_sheepdog"]).read()
 
 
-def test_images_that_no_list_names_are_left_out(dogs: Path, tmp_path: Path) -> None:
+def test_what_no_list_names_is_left_out_and_what_is_damaged_a_problem(dogs: Path, tmp_path: Path) -> None:
     root = generate.copy(dogs, tmp_path / "dogs")
     for folder, path in (("Images", "n02085620_99.jpg"), ("Annotation", "n02085620_99")):
         source = root / folder / generate.BREEDS[0] / path.replace("_99", "_1")
         (root / folder / generate.BREEDS[0] / path).write_bytes(source.read_bytes())
-    samples, _ = StanfordDogsSource(root).read()
-    assert len(samples) == 33
-    assert {SPLITS[number] for number in samples.splits} == {"train", "test"}
+    damaged = f"Annotation/{generate.BREEDS[0]}/n02085620_2"
+    (root / damaged).write_text("<")
+    table = dogs_at(root).read()
+    assert len(table) == 33
+    assert set(table["split"].dropna()) == {"train", "test"}
+    assert list(problems(dogs_at(root))) == [damaged]
 
 
-@pytest.mark.parametrize(("content", "override"), [(None, "data.download=true"), (b"not MATLAB", "train_list.mat")])
+@pytest.mark.parametrize(("content", "override"), [(None, r"data\.download=true"), (b"not MATLAB", "train_list.mat")])
 def test_a_missing_or_damaged_list(dogs: Path, tmp_path: Path, content: bytes | None, override: str) -> None:
     root = generate.copy(dogs, tmp_path / "dogs")
     (root / "train_list.mat").unlink()
     if content is not None:
         (root / "train_list.mat").write_bytes(content)
     with pytest.raises(UserError, match=override):
-        StanfordDogsSource(root).read()
+        dogs_at(root).read()
 
 
 def test_downloaded_once(dogs: Path, tmp_path: Path, server: Server) -> None:
     server.files = archives(dogs)
     root = tmp_path / "data" / "stanford_dogs"
 
-    def prepare() -> StanfordDogsSource:
-        source = StanfordDogsSource(root, url=server.url + "/", sha256=checksums(server.files))
-        source.prepare()
-        return source
+    def prepared() -> StanfordDogsDataModule:
+        module = StanfordDogsDataModule(root, url=server.url + "/", sha256=checksums(server.files))
+        module.prepare_data()
+        return module
 
-    samples, problems = prepare().read()
-    assert problems == []
-    assert samples.fingerprint() == StanfordDogsSource(dogs).read()[0].fingerprint()
-    assert sorted(server.requests) == sorted((name, None) for name in ENTRIES)
+    assert fingerprint(prepared().read()) == fingerprint(dogs_at(dogs).read())
+    assert sorted(server.requests) == sorted(ENTRIES)
     server.requests.clear()
-    prepare()
+    prepared()
     assert server.requests == []
-
-
-def test_only_what_is_missing_is_fetched(dogs: Path, tmp_path: Path, server: Server) -> None:
-    server.files = archives(dogs)
-    root = generate.copy(dogs, tmp_path / "dogs")
     (root / "test_list.mat").unlink()
-    StanfordDogsSource(root, url=server.url, sha256=checksums(server.files)).prepare()
-    assert server.requests == [("lists.tar", None)]
+    (root / "lists.tar").unlink()
+    prepared()
+    assert server.requests == ["lists.tar"]
     assert (root / "test_list.mat").is_file()
 
 
 def test_other_archives_than_the_official_ones_are_refused(dogs: Path, tmp_path: Path, server: Server) -> None:
     server.files = archives(dogs)
-    with pytest.raises(UserError, match=r"images\.tar has the SHA-256"):
-        StanfordDogsSource(tmp_path / "dogs", url=server.url).prepare()
+    with pytest.raises(UserError, match=r"images\.tar .*SHA-256"):
+        StanfordDogsDataModule(tmp_path / "dogs", url=server.url).prepare_data()
     assert not (tmp_path / "dogs" / "Images").exists()
 
 
 def test_nothing_is_fetched_without_download(tmp_path: Path, server: Server) -> None:
-    source = StanfordDogsSource(tmp_path / "dogs", download=False, url=server.url)
-    source.prepare()
+    module = StanfordDogsDataModule(tmp_path / "dogs", download=False, url=server.url)
+    module.prepare_data()
     assert server.requests == []
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match=r"data\.download=true"):
-        source.read()
+        module.read()

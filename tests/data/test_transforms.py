@@ -7,8 +7,10 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
-from classifier.config import plain
-from classifier.data.transforms import Augmentation, Preprocessing, random_region
+from classifier.runs import plain
+from classifier.data import ImageFolderDataModule
+from classifier.data.loader import ResumableLoader
+from classifier.data.transforms import Albumentations, Augmentation, Preprocessing, random_region, train_sizes
 from classifier.errors import UserError
 from classifier.seeding import seed_place
 from tests.generate import picture, save
@@ -82,14 +84,8 @@ def test_to_dict_and_back(numbers: Preprocessing) -> None:
     ],
 )
 def test_bad_values_name_their_key(key: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"data\.{key}"):
+    with pytest.raises(UserError, match=rf"data\.{key}=.*{'crop' if value == 'corp' else ''}"):
         Preprocessing(**{"image_size": (8, 8), key: value})
-
-
-@pytest.mark.parametrize(("key", "value", "near"), [("resize", "corp", "crop"), ("interpolation", "bicubc", "bicubic")])
-def test_a_mistyped_option_is_answered_with_the_near_one(key: str, value: str, near: str) -> None:
-    with pytest.raises(UserError, match=f"did you mean {near}"):
-        Preprocessing(**{"image_size": (8, 8), key: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -158,8 +154,38 @@ def test_transforms_run_in_their_order(photo: Path) -> None:
 @pytest.mark.parametrize("missing", ["scale", "ratio"])
 def test_an_incomplete_crop_is_not_blamed_on_the_image(photo: Path, missing: str) -> None:
     crop = {key: value for key, value in CROP.items() if key != missing}
-    with pytest.raises(UserError, match=f"augment.*{missing}"):
+    with pytest.raises(UserError, match=f"data.augment.crop.*{missing}"):
         Augmentation(Preprocessing((8, 8)), crop)(photo)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_albumentations_draw_by_place(photo: Path, channels: int) -> None:
+    """Each of two flips comes in half of the draws, whatever the other does; and the same place draws the same."""
+    flips = [{"_target_": f"albumentations.{name}Flip", "p": 0.5} for name in ("Horizontal", "Vertical")]
+    compose = {"_target_": "albumentations.Compose", "transforms": flips}
+    target = {"_target_": "classifier.data.transforms.Albumentations", "transform": compose}
+    numbers = Preprocessing((24, 32), channels=channels)
+    augment = Augmentation(numbers, None, {"flips": target})
+    plain = numbers(photo)
+    forms = [plain, plain.flip(2), plain.flip(1), plain.flip(1, 2)]
+
+    def draw(*place: int) -> int:
+        seed_place(0, *place)
+        image = augment(photo)
+        assert image.dtype == torch.uint8
+        (found,) = (number for number, form in enumerate(forms) if torch.equal(image, form))
+        return found
+
+    first = [draw(epoch, sample) for epoch in range(4) for sample in range(40)]
+    assert [draw(epoch, sample) for epoch in range(4) for sample in range(40)] == first
+    assert first[:40] != first[40:80]
+    assert min(map(first.count, range(4))) > 20
+    assert torch.equal(numbers(photo), plain), "the image itself is not changed"
+
+
+def test_what_is_no_albumentations_transform_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.augment\.transforms\..*albumentations\."):
+        Albumentations(torch.nn.Identity())
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (40, 40), (7, 300), (1, 50)])
@@ -201,7 +227,7 @@ AUGMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "augment").glo
 @pytest.mark.parametrize("name", AUGMENTS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [(32, 32), (24, 40)])
-def test_every_option(name: str, channels: int, image_size: tuple[int, int], photo: Path) -> None:
+def test_every_config(name: str, channels: int, image_size: tuple[int, int], photo: Path) -> None:
     """uint8 of the wanted size, drawn from the seed alone."""
     size = f"data.image_size=[{image_size[0]},{image_size[1]}]"
     with hydra.initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
@@ -215,3 +241,66 @@ def test_every_option(name: str, channels: int, image_size: tuple[int, int], pho
     assert torch.equal(seen[0], seen[-1])
     different = len({image.contiguous().numpy().tobytes() for image in seen})
     assert different == 1 if name == "none" else different > 1
+
+
+@pytest.mark.parametrize(
+    ("value", "sizes"),
+    [
+        (None, {0: (64, 48)}),
+        (32, {0: (32, 32)}),
+        ([40, 30], {0: (40, 30)}),
+        ([[0, 16], [5, [40, 30]]], {0: (16, 16), 5: (40, 30)}),
+        ([[5, [64, 48]], [0, 16]], {0: (16, 16), 5: (64, 48)}),
+    ],
+)
+def test_train_sizes(value: Any, sizes: dict[int, tuple[int, int]]) -> None:
+    assert train_sizes(value, (64, 48)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (65, r"\[65, 65\].*data\.image_size=\[64, 64\]"),
+        ([[0, 32], [3, [32, 96]]], r"\[32, 96\].*data\.image_size"),
+        *((value, "") for value in (0, "small", [16, 16, 16], [])),
+        *((value, r"use data\.train_size=") for value in ([[0, 16], 32], [[0, 16, 32]], [[1, 16]])),
+        *((value, r"use data\.train_size=") for value in ([[0, 16], [3, 20], [3, 24]], [[0, 16], [1.5, 24]])),
+    ],
+)
+def test_bad_train_sizes(value: Any, named: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.train_size=.*{named}"):
+        train_sizes(value, (64, 64))
+
+
+def epochs(folder: Path, *numbers: int, **settings: Any) -> list[torch.Tensor]:
+    """The training images of these epochs."""
+    defaults: dict[str, Any] = {"image_size": 32, "batch_size": 8, "num_workers": 0, "augment": {"crop": CROP}}
+    module = ImageFolderDataModule(folder, **{**defaults, **settings})
+    module.setup()
+    loader = module.train_dataloader()
+    assert isinstance(loader, ResumableLoader)
+    assert {batch["image"].shape[2:] for batch in module.val_dataloader()} == {(module.preprocessing.image_size)}
+    found = []
+    for number in numbers:
+        loader.epoch_sampler.set_epoch(number)
+        found.append(torch.cat([batch["image"] for batch in loader]))
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_workers": 2}, {"cache": "disk"}])
+def test_training_images_grow(settings: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    growing = [[0, 16], [2, [24, 20]], [3, 32]]
+    found = epochs(folder, *range(5), train_size=growing, cache_dir=str(tmp_path), **settings)
+    assert [tuple(images.shape[2:]) for images in found] == [(16, 16), (16, 16), (24, 20), (32, 32), (32, 32)]
+    if not settings:
+        assert torch.equal(found[0], epochs(folder, 0, image_size=16)[0])
+        assert torch.equal(found[2], epochs(folder, 2, image_size=[24, 20])[0])
+
+
+@pytest.mark.parametrize(("padding", "message"), [(8, "32x32 pixels of 16x16"), (None, "larger than input image size")])
+def test_a_transform_with_a_size_of_its_own_is_refused(padding: int | None, message: str, folder: Path) -> None:
+    shift = {"_target_": "torchvision.transforms.v2.RandomCrop", "size": 32, "padding": padding}
+    augment = {"crop": CROP, "transforms": {"shift": shift}}
+    epochs(folder, 0, augment=augment)
+    with pytest.raises((UserError, ValueError), match=message):
+        epochs(folder, 0, augment=augment, train_size=16)

@@ -69,14 +69,6 @@ def test_results_do_not_depend_on_the_batches(batch_size: int, scale: float) -> 
         assert torch.equal(value.float(), parts[name].float()), name
 
 
-def test_unequal_batches_weigh_by_their_size() -> None:
-    metrics = TrainMetrics()
-    metrics.update(torch.eye(3), torch.arange(3), torch.tensor([1.0, 1.0, 1.0]))
-    metrics.update(torch.eye(1, 3), torch.tensor([2]), torch.tensor([5.0]))
-    results = metrics.compute()
-    assert (results["acc"].item(), results["loss"].item()) == (0.75, 2.0)
-
-
 def test_reset_forgets() -> None:
     metrics = evaluate(random_data(6), 6)
     metrics.reset()

@@ -29,7 +29,7 @@ def test_residuals_carry_their_input() -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    with pytest.raises(UserError, match=r"data\.image_size=\[7, 32\] is too small: use data\.image_size=8"):
+    with pytest.raises(UserError, match=r"data\.image_size=\[7, 32\].* data\.image_size=8"):
         ResNet9(num_classes=3, image_size=(7, 32))
-    with pytest.raises(UserError, match=r"no pretrained weights: use model\.pretrained=false"):
+    with pytest.raises(UserError, match=r"model\.pretrained=false"):
         ResNet9(num_classes=3, pretrained=True)

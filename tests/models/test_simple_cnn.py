@@ -5,9 +5,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from classifier.config import CONFIG_DIR
 from classifier.errors import UserError
 from classifier.models import SimpleCNN
+from classifier.runs import CONFIG_DIR
 
 
 def parameter_counts(network: SimpleCNN) -> list[int]:
@@ -46,41 +46,12 @@ def test_parameter_counts(changes: dict[str, Any], expected: list[int]) -> None:
 
 @pytest.mark.parametrize("head", ["flatten", "avg"])
 @pytest.mark.parametrize("in_chans", [1, 3])
-@pytest.mark.parametrize("image_size", [(4, 4), (7, 5), (32, 32), (16, 48), (33, 20)])
+@pytest.mark.parametrize("image_size", [(4, 4), (7, 5), (16, 48)])
 def test_logits_have_one_row_an_image(image_size: tuple[int, int], in_chans: int, head: str) -> None:
     network = SimpleCNN(num_classes=5, in_chans=in_chans, image_size=image_size, widths=[4, 6], head=head)
     logits = network(torch.rand(3, in_chans, *image_size))
     assert logits.shape == (3, 5)
     assert logits.dtype == torch.float32
-
-
-@pytest.mark.parametrize("head", ["flatten", "avg"])
-def test_only_the_averaging_head_takes_another_size(head: str) -> None:
-    network = SimpleCNN(num_classes=5, image_size=(16, 16), widths=[4, 6], head=head)
-    other = torch.rand(2, 3, 24, 16)
-    if head == "avg":
-        assert network(other).shape == (2, 5)
-    else:
-        with pytest.raises(RuntimeError):
-            network(other)
-
-
-def test_dropout_works_in_training_alone() -> None:
-    network = SimpleCNN(num_classes=5, image_size=(8, 8), drop_rate=0.5)
-    images = torch.rand(4, 3, 8, 8)
-    assert not torch.equal(network(images), network(images))
-    network.eval()
-    assert torch.equal(network(images), network(images))
-
-
-def test_equal_seeds_make_equal_weights() -> None:
-    networks = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        networks.append(SimpleCNN(num_classes=5, image_size=(8, 8)))
-    first, again, other = (network.state_dict()["head.0.weight"] for network in networks)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +63,7 @@ def test_too_small_images_are_refused(image_size: tuple[int, int], widths: Seque
     SimpleCNN(num_classes=5, image_size=(enough, enough), widths=widths)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"head": "max"}, "model.head=max is unknown: choose from: avg, flatten"),
-        ({"pretrained": True}, "model.pretrained=false, or init_from="),
-    ],
-)
-def test_wrong_arguments_name_the_override(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as refusal:
-        SimpleCNN(num_classes=5, **arguments)
-    assert message in str(refusal.value)
+@pytest.mark.parametrize(("key", "value"), [("head", "max"), ("pretrained", True)])
+def test_wrong_arguments_name_the_override(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"model.{key}="):
+        SimpleCNN(num_classes=5, **{key: value})

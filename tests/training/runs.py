@@ -31,6 +31,7 @@ def make_classifier(
         "classes": [f"class {number}" for number in range(num_classes)],
         "preprocessing": {"image_size": [size, size], "channels": channels},
         "optimizer": ADAMW,
+        "trusted": True,
     }
     return ImageClassifier(**{**arguments, **settings})
 
@@ -40,28 +41,31 @@ def random_images(count: int, size: int = 8, channels: int = 1, seed: int = 0) -
     return torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
-def loader(count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int = 0) -> DataLoader[Batch]:
-    """Grey images of 8x8 pixels; labels 0, 1, 2, 0, 1, ..."""
-    images = random_images(count, seed=seed)
+def loader(
+    count: int = 12, num_classes: int = 3, batch_size: int = 4, seed: int = 0, size: int = 8, channels: int = 1
+) -> DataLoader[Batch]:
+    """Images with the labels 0, 1, 2, 0, 1, ..."""
     items = [
         {"image": image, "label": torch.tensor(index % num_classes), "index": torch.tensor(index)}
-        for index, image in enumerate(images)
+        for index, image in enumerate(random_images(count, size, channels, seed))
     ]
     return DataLoader(items, batch_size=batch_size)  # type: ignore[arg-type]
 
 
+TRAINER: dict[str, Any] = {
+    "_target_": "pytorch_lightning.Trainer",
+    "accelerator": "cpu",
+    "devices": 1,
+    "precision": "32-true",
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
 def trainer(run_dir: Path, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
-    config = {
-        "_target_": "pytorch_lightning.Trainer",
-        "accelerator": "cpu",
-        "devices": 1,
-        "precision": "32-true",
-        "num_sanity_val_steps": 0,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
     arguments: dict[str, Any] = {"logger": False, "enable_checkpointing": False, **settings}
     if any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks):
         arguments["enable_checkpointing"] = True
-    return make_trainer(config, run_dir, callbacks=list(callbacks), **arguments)
+    return make_trainer(TRAINER, run_dir, callbacks=list(callbacks), **arguments)

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import functional
 
 from classifier.errors import UserError
 from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
-from classifier.training.checkpoints import RunCheckpoint
-from classifier.training.last_checkpoint import LastCheckpoint
-from classifier.training.module import ImageClassifier
+from classifier.training.checkpoints import BestCheckpoint
+from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 Weights = dict[str, torch.Tensor]
@@ -56,15 +56,11 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def last(folder: Path) -> LastCheckpoint:
-    return LastCheckpoint(dirpath=folder)
-
-
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("decay", [0.3, 0.999])
 def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path) -> None:
     history = History()
-    callbacks = [WeightAverage(decay), history, last(tmp_path)]
+    callbacks = [WeightAverage(decay), history, LastCheckpoint(dirpath=tmp_path)]
     trainer = runs.trainer(tmp_path, callbacks, max_epochs=4, accumulate_grad_batches=accumulated)
     model = runs.make_classifier()
     trainer.fit(model, runs.loader(), runs.loader())
@@ -76,7 +72,7 @@ def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path)
         torch.testing.assert_close(value.double(), expected[name].double(), rtol=1e-5, atol=1e-6)
     assert same(checkpoint[TRAINING_WEIGHTS], history.weights[-1])
     assert not same(checkpoint["state_dict"], checkpoint[TRAINING_WEIGHTS])
-    assert same(model.state_dict(), checkpoint["state_dict"]), "what the fit leaves behind is the average"
+    assert same(model.state_dict(), checkpoint["state_dict"]), "after the fit, the module has the average"
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -100,7 +96,7 @@ def loss_of(weights: Weights) -> float:
 
 
 def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
-    best = RunCheckpoint(dirpath=tmp_path, filename="best", monitor="val/loss")
+    best = BestCheckpoint(dirpath=tmp_path, monitor="val/loss", mode="min")
     model = runs.make_classifier()
     trainer = runs.trainer(tmp_path, [WeightAverage(0.99), best], max_epochs=5)
     trainer.fit(model, runs.loader(), runs.loader())
@@ -114,34 +110,26 @@ def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
     assert validated["val/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
 
 
-class SaveEverywhere(pl.Callback):
-    """Checkpoints from within and around the last validation, and after the fit."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        trainer.save_checkpoint(self.folder / "within.ckpt")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / "behind.ckpt")
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / "end.ckpt")
-
-
 def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
-    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), SaveEverywhere(tmp_path)], max_epochs=2)
+    """Within and after the last validation, at the end of training and after the fit."""
+
+    def save(name: str) -> Any:
+        return lambda trainer, *_: trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+
+    moments = LambdaCallback(
+        on_validation_batch_end=save("within"), on_validation_end=save("validated"), on_train_end=save("end")
+    )
+    trainer = runs.trainer(tmp_path, [WeightAverage(0.99), moments], max_epochs=2)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    checkpoints = [load(tmp_path / f"{name}.ckpt") for name in ("within", "behind", "end", "after")]
+    checkpoints = [load(tmp_path / f"{name}.ckpt") for name in ("within", "validated", "end", "after")]
     for key in ("state_dict", TRAINING_WEIGHTS):
         assert all(same(checkpoints[0][key], other[key]) for other in checkpoints)
 
 
-def test_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
     def fit(folder: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
-        keep = LastCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+        keep = LastCheckpoint(dirpath=folder, filename="step={step}", every_n_train_steps=2)
         trainer = runs.trainer(tmp_path, [WeightAverage(0.99), keep], max_epochs=3)
         trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
         return load(folder / "step=9.ckpt")
@@ -161,35 +149,7 @@ def test_what_does_not_change_stays_to_the_bit(decay: float, tmp_path: Path) -> 
     runs.trainer(tmp_path, [WeightAverage(decay)], max_epochs=8).fit(model, runs.loader(), runs.loader())
     assert same(before, dict(model.named_parameters()))
     assert torch.equal(model.normalize.scale, scale)
-    assert model.network.features[1].num_batches_tracked == 24  # type: ignore[union-attr, index]
-
-
-def test_of_a_compiled_network(tmp_path: Path) -> None:
-    def fit(compiled: bool) -> dict[str, Any]:
-        model = runs.make_classifier()
-        if compiled:
-            model.network.compile(backend="eager")
-        trainer = runs.trainer(tmp_path, [WeightAverage(0.9), last(tmp_path)], max_epochs=2)
-        trainer.fit(model, runs.loader(), runs.loader())
-        return load(tmp_path / "last.ckpt")
-
-    plain, compiled = fit(False), fit(True)
-    for name, value in plain["state_dict"].items():
-        torch.testing.assert_close(compiled["state_dict"][name], value)
-
-
-def test_average_that_begins_later(tmp_path: Path) -> None:
-    def fit(folder: Path, epochs: int, callbacks: list[pl.Callback], ckpt_path: Path | None = None) -> ImageClassifier:
-        model = runs.make_classifier()
-        trainer = runs.trainer(tmp_path, [*callbacks, last(folder)], max_epochs=epochs)
-        trainer.fit(model, runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
-        return model
-
-    fit(tmp_path / "plain", 2, [])
-    history = History()
-    fit(tmp_path / "average", 3, [WeightAverage(0.5), history], tmp_path / "plain" / "last.ckpt")
-    first = load(tmp_path / "plain" / "last.ckpt")["state_dict"]
-    assert same(history.weights[0], first)
+    assert model.network.get_buffer("features.0.1.num_batches_tracked") == 24
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5, "much", True])
@@ -198,13 +158,10 @@ def test_a_bad_decay(decay: Any) -> None:
         WeightAverage(decay)
 
 
-def test_half_precision_is_refused(tmp_path: Path) -> None:
+def test_half_precision_and_divided_weights_are_refused(tmp_path: Path) -> None:
     model = runs.make_classifier().bfloat16()
-    with pytest.raises(UserError, match=r"ema=0\.999 is lost .* trainer\.precision=bf16-mixed"):
+    with pytest.raises(UserError, match=r"ema=0\.999.* trainer\.precision=bf16-mixed"):
         runs.trainer(tmp_path, [WeightAverage(0.999)], max_epochs=1).fit(model, runs.loader(), runs.loader())
-
-
-def test_weights_shared_out_over_processes_are_refused(tmp_path: Path) -> None:
     trainer = runs.trainer(tmp_path, strategy=ModelParallelStrategy())
-    with pytest.raises(UserError, match=r"ModelParallelStrategy .* use ema=null, or trainer\.strategy=ddp"):
+    with pytest.raises(UserError, match=r"ema=null.* trainer\.strategy=ddp"):
         WeightAverage(0.999).setup(trainer, runs.make_classifier(), "fit")

@@ -1,76 +1,45 @@
 import io
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, Dataset
 
-from classifier.training.callbacks import ConfusionMatrix, FirstBatch, Throughput
+from classifier.training import callbacks
+from classifier.training.callbacks import ConfusionMatrix, FirstBatch, RunProgressBar, Throughput
 from classifier.training.loggers import EpochCSVLogger, RunTensorBoardLogger
 from tests.training import runs
 from tests.training.test_loggers import rows
 
 
-class Stopwatch(pl.Callback):
-    """Makes validation slow, and measures each epoch and the validation in it, in seconds."""
+class Clock(pl.Callback):
+    """A clock of its own: a training step takes 1 second, reading a batch 3, a validation 100."""
 
-    def __init__(self) -> None:
-        self.started = 0.0
-        self.epoch = 0.0
-        self.validation = 0.0
-
-    def on_train_epoch_start(self, *arguments: Any) -> None:
-        self.started, self.validation = time.monotonic(), 0.0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1.0
+        monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def on_train_batch_start(self, *arguments: Any) -> None:
-        time.sleep(0.05)
+        self.now += 3
+
+    def on_before_zero_grad(self, *arguments: Any) -> None:
+        self.now += 1
 
     def on_validation_start(self, *arguments: Any) -> None:
-        start = time.monotonic()
-        time.sleep(0.5)
-        self.validation += time.monotonic() - start
-
-    def on_train_epoch_end(self, *arguments: Any) -> None:
-        self.epoch = time.monotonic() - self.started
+        self.now += 100
 
 
 @pytest.mark.parametrize("interval", [1.0, 0.5], ids=["at the end", "within the epoch"])
-def test_throughput_leaves_validation_out(interval: float, tmp_path: Path) -> None:
-    watch = Stopwatch()
+def test_throughput_leaves_validation_out(interval: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = [Clock(monkeypatch), Throughput()]
     logger = EpochCSVLogger(str(tmp_path))
-    trainer = runs.trainer(tmp_path, [watch, Throughput()], max_epochs=2, logger=logger, val_check_interval=interval)
+    trainer = runs.trainer(tmp_path, watched, max_epochs=2, logger=logger, val_check_interval=interval)
     trainer.fit(runs.make_classifier(), runs.loader(count=16), runs.loader(count=4))
-    for row in rows(tmp_path)[-1:]:
-        seconds = 16 / float(row["train/images_per_second"])
-        assert 4 * 0.05 <= seconds <= watch.epoch - watch.validation + 0.01
-    assert watch.validation >= 0.5 / interval
-
-
-class SlowImages(Dataset[Any]):
-    """Takes a twentieth of a second for each image."""
-
-    def __init__(self) -> None:
-        self.items: Any = runs.loader(count=8).dataset
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        time.sleep(0.05)
-        return self.items[index]
-
-
-@pytest.mark.parametrize(("slow", "low", "high"), [(True, 0.7, 1.0), (False, 0.0, 0.5)])
-def test_throughput_tells_waiting_from_computing(slow: bool, low: float, high: float, tmp_path: Path) -> None:
-    loader = DataLoader(SlowImages(), batch_size=4) if slow else runs.loader(count=8)
-    callbacks = [Throughput()] if slow else [Throughput(), Stopwatch()]  # whose steps are slow
-    trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, logger=EpochCSVLogger(str(tmp_path)))
-    trainer.fit(runs.make_classifier(), loader)
-    assert low <= float(rows(tmp_path)[-1]["train/data_wait"]) <= high
+    assert [row["train/images_per_second"] for row in rows(tmp_path)] == ["1", "1"]
+    assert [row["train/data_wait"] for row in rows(tmp_path)] == ["0.75", "0.75"]
 
 
 def pictures(run_dir: Path, tag: str) -> list[tuple[int, Image.Image]]:
@@ -79,27 +48,37 @@ def pictures(run_dir: Path, tag: str) -> list[tuple[int, Image.Image]]:
     return [(event.step, Image.open(io.BytesIO(event.encoded_image_string))) for event in shown]
 
 
-def fit(run_dir: Path, callback: pl.Callback, **settings: Any) -> None:
-    logger = RunTensorBoardLogger(str(run_dir), log_graph=False)
-    trainer = runs.trainer(run_dir, [callback], max_epochs=2, logger=logger, **settings)
+def test_pictures_in_tensorboard(tmp_path: Path) -> None:
+    """The first batch once, and the confusion matrix of each validation but for the sanity check."""
+    shows, logger = [FirstBatch(count=2), ConfusionMatrix()], RunTensorBoardLogger(str(tmp_path))
+    trainer = runs.trainer(tmp_path, shows, max_epochs=2, logger=logger, num_sanity_val_steps=1)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
-
-
-@pytest.mark.parametrize(("count", "height"), [(2, 180), (32, 180)])
-def test_first_batch_is_shown_once(count: int, height: int, tmp_path: Path) -> None:
-    fit(tmp_path, FirstBatch(count))
     [(step, picture)] = pictures(tmp_path, "images/first_batch")
-    assert step == 0
-    assert picture.height == height
+    assert (step, picture.height) == (0, 180)
     assert len(picture.convert("L").getcolors() or []) > 20  # more than an empty sheet
-
-
-def test_confusion_matrix_of_each_validation_is_shown(tmp_path: Path) -> None:
-    fit(tmp_path, ConfusionMatrix(), num_sanity_val_steps=1)
     assert [step for step, _ in pictures(tmp_path, "images/confusion_matrix")] == [3, 6]
 
 
-def test_pictures_need_no_tensorboard(tmp_path: Path) -> None:
-    trainer = runs.trainer(tmp_path, [FirstBatch(), ConfusionMatrix(), Throughput()], max_epochs=1)
-    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
-    assert trainer.global_step == 3
+class Counted(RunProgressBar):
+    """Counts how often the bar asks for metrics."""
+
+    def __init__(self, screen: io.StringIO) -> None:
+        super().__init__(console_kwargs={"force_terminal": True, "file": screen, "width": 80})
+        self.times = 0
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        self.times += 1
+        return super().get_metrics(trainer, pl_module)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_bar_is_updated_as_often_as_it_is_drawn(goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, screen = Clock(monkeypatch), io.StringIO()
+    bar = Counted(screen)
+    trainer = runs.trainer(tmp_path, [clock, bar] if goes_on else [bar], max_epochs=2, enable_progress_bar=True)
+    trainer.fit(runs.make_classifier(), runs.loader(count=80), runs.loader(count=4))
+    assert bar.times >= 40 if goes_on else bar.times < 20
+    assert bar.train_progress_bar.completed == 20  # the last step of an epoch is always shown
+    shown = screen.getvalue()
+    assert ["Epoch 1/2" in shown, "Epoch 2/2" in shown, "Epoch 0" in shown] == [True, True, False]
+    assert "loss:" in next(line for line in shown.splitlines() if "20/20" in line)

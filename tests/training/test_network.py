@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,16 +7,16 @@ from torch import nn
 from torchvision.transforms import v2
 
 from classifier.errors import UserError
-from classifier.models import Normalize, SimpleCNN, timm_model
-from classifier.models.network import IMAGENET_MEAN, IMAGENET_STD, build_model, require_image_size
+from classifier.models import Normalize, SimpleCNN, register_network, timm_model
+from classifier.models.network import IMAGENET_MEAN, IMAGENET_STD, build_model, known_networks, require_image_size
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [4]}
 VIT = {"_target_": "classifier.models.timm_model", "name": "vit_tiny_patch16_224", "pretrained": False}
 HALF = (0.5, 0.5, 0.5)
 
 
-def build(config: dict[str, Any], in_chans: int = 3, side: int = 16) -> tuple[Normalize, nn.Module]:
-    return build_model(config, num_classes=5, in_chans=in_chans, image_size=[side, side])
+def build(config: dict[str, Any], in_chans: int = 3, trusted: bool = True) -> tuple[Normalize, nn.Module]:
+    return build_model(config, num_classes=5, in_chans=in_chans, image_size=[16, 16], trusted=trusted)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(IMAGENET_MEAN, IMAGENET_STD), (HALF, HALF), ((0.2,), (0.4,))])
@@ -72,7 +73,7 @@ def test_config_stays_as_it_was() -> None:
         ({"drop_rate": 2}, "drop"),
         ({"widths": [-3]}, "model"),
         ({"head": "x"}, "model.head=x"),
-        ({"mean": [0.5, 0.5]}, "2 numbers for 3 channels"),
+        ({"mean": [0.5, 0.5]}, "model.mean=[0.5, 0.5] must be 3 "),
         ({"mean": 0.5}, "model.mean=0.5"),
         ({"mean": ["a", "b", "c"]}, "model.mean"),
         ({"std": [0.5, 0.0, 0.5]}, "model.std"),
@@ -84,6 +85,64 @@ def test_bad_keys_are_wrong_input(changes: dict[str, Any], message: str) -> None
     assert message in str(refusal.value)
 
 
+class Own(SimpleCNN):
+    """A user's network, without a config in configs/model/."""
+
+
+def test_a_checkpoint_may_name_the_networks_of_the_configs_and_registered_ones() -> None:
+    assert known_networks() >= {
+        "classifier.models.SimpleCNN",
+        "classifier.models.ResNet9",
+        "classifier.models.timm_model",
+    }
+    own = {"_target_": f"{__name__}.Own", "widths": [4]}
+    assert isinstance(build(own)[1], Own)
+    with pytest.raises(UserError) as refusal:
+        build(own, trusted=False)
+    assert f'register_network("{own["_target_"]}")' in str(refusal.value)
+    register_network(own["_target_"])
+    assert isinstance(build(own, trusted=False)[1], Own)
+
+
+def test_a_checkpoint_loads_no_weights(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.pth")
+    config = {"_target_": "classifier.models.timm_model", "name": "test_resnet"}
+    build({**config, "pretrained": True, "weights": missing, "checkpoint_path": missing}, trusted=False)
+
+
+TRAP = {"_target_": "builtins.open", "file": "sprung", "mode": "x"}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        TRAP,
+        {"_target_": "timm.models.load_checkpoint", "model": "x", "checkpoint_path": "y"},
+        {"_target_": "torch.nn.functional.torch.utils.collect_env.run", "command": "touch sprung"},
+        {"_target_": "torch.nn.Sequential", "_args_": [TRAP]},
+        {"_target_": "classifier.models.network.SimpleCNN"},
+        {**CNN, "widths": TRAP},
+        {**CNN, "widths": [4, TRAP]},
+        {**CNN, "hidden": [[{"deep": TRAP}]]},
+        {**CNN, "_args_": [TRAP]},
+        {**CNN, "_partial_": True},
+        {**CNN, "hidden": {"_partial_": True}},
+        {**CNN, "head": "${oc.env:HOME}"},
+        {**CNN, "mean": TRAP},
+        {"widths": [4]},
+        {"_target_": {"_target_": "builtins.open"}},
+        {"_target_": None},
+    ],
+)
+def test_what_a_stranger_planted_in_a_checkpoint_is_refused(
+    planted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^model.*(refused|not built from a checkpoint)"):
+        build(planted, trusted=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("name", "side"), [("inception_v3", 32), ("levit_128s", 50), ("vit_tiny_patch16_224", 8)])
 def test_image_size_that_a_network_does_not_take(name: str, side: int) -> None:
     network = timm_model(name, num_classes=5, image_size=(side, side), pretrained=False)
@@ -91,23 +150,15 @@ def test_image_size_that_a_network_does_not_take(name: str, side: int) -> None:
         require_image_size(network, 3, (side, side))
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_trying_a_size_leaves_no_trace(in_chans: int, training: bool) -> None:
-    network = timm_model("levit_128s", num_classes=5, in_chans=in_chans, pretrained=False).train(training)
+def test_trying_a_size_leaves_no_trace(in_chans: int) -> None:
+    network = timm_model("levit_128s", num_classes=5, in_chans=in_chans, pretrained=False)
+    network.get_submodule("stages.0").eval()  # as who freezes BatchNorm does
+    modes = [module.training for module in network.modules()]
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert any(name.endswith("running_mean") for name in before)
     require_image_size(network, in_chans, (224, 224))
     with pytest.raises(UserError):
         require_image_size(network, in_chans, (50, 50))
-    assert all(module.training == training for module in network.modules())
+    assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_trying_a_size_keeps_frozen_layers_in_evaluation() -> None:
-    """Who froze BatchNorm by `eval()` finds it frozen."""
-    network = SimpleCNN(num_classes=5, image_size=(8, 8))
-    network.features.eval()
-    require_image_size(network, 3, (8, 8))
-    assert network.training
-    assert not network.features.training

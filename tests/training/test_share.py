@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from classifier.data import ImageFolderDataModule
+from classifier.data.image_folder import ImageFolderDataModule
 from tests.training import runs
 
 SGD: dict[str, Any] = {"_target_": "torch.optim.SGD", "lr": 0.5}

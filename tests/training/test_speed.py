@@ -11,7 +11,7 @@ from tests.training import runs
 def test_channels_last_changes_the_order_in_memory_alone() -> None:
     plain, fast = runs.make_classifier(channels=3), runs.make_classifier(channels=3)
     assert speed_up(fast.network, channels_last=True, compile=False) == []
-    weight = fast.network.state_dict()["features.0.weight"]
+    weight = fast.network.state_dict()["features.0.0.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
     images = runs.random_images(5, channels=3)
@@ -34,5 +34,5 @@ def test_compiled_network_keeps_its_names_and_learns_alike(tmp_path: Path) -> No
 
 
 def test_a_wrong_mode_names_the_right_ones() -> None:
-    with pytest.raises(UserError, match=r"speed\.compile=max must be true, false or a mode: .*max-autotune"):
+    with pytest.raises(UserError, match=r"speed\.compile=max .*max-autotune"):
         Compile("max")

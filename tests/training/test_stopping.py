@@ -1,5 +1,8 @@
-import logging
+"""A run that is stopped at any moment resumes to the bits of one that was not."""
+
+import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,236 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from classifier.training.callbacks import RunProgressBar
-from classifier.training.last_checkpoint import LastCheckpoint
-from classifier.training.stopping import RunEarlyStopping, ending_on_sigterm
+from classifier.data import ClassificationDataModule, ImageFolderDataModule
+from classifier.errors import UserError
+from classifier.training.module import Batch
+from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
+
+DATA_SETTINGS: dict[str, Any] = {"image_size": 8, "channels": 1, "num_workers": 0, "batch_size": 8,
+                                 "val_fraction": 0.3, "test_fraction": 0.0}  # fmt: skip
+EPOCHS = 3
+STEPS = 6  # an epoch: 42 images in batches of 8; 18 images are validated in 3
+RHYTHMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulated": {"accumulate_grad_batches": 4},
+    "validated within": {"val_check_interval": 3},
+    "both": {"accumulate_grad_batches": 2, "val_check_interval": 3},
+}
+
+
+class At(pl.Callback):
+    """Notes epoch and step at each call of a hook, and does something at the n-th."""
+
+    def __init__(self, hook: str, number: int = 0, do: Callable[[], None] = lambda: None) -> None:
+        self.number, self.do = number, do
+        self.seen: list[tuple[int, int]] = []
+        setattr(self, hook, self.called)
+
+    def called(self, trainer: pl.Trainer, *arguments: Any, **keywords: Any) -> None:
+        self.seen.append((trainer.current_epoch, trainer.global_step))
+        if len(self.seen) == self.number:
+            self.do()
+
+
+def sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def error() -> None:
+    raise ZeroDivisionError
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """As the verb `train` runs."""
+    with ending_on_sigterm():
+        yield
+
+
+def fit(run_dir: Path, data: Path | ClassificationDataModule, *more: pl.Callback, **settings: Any) -> pl.Trainer:
+    """Train, or resume, with a checkpoint at each epoch's end."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    callbacks = [*more]
+    if not any(isinstance(callback, LastCheckpoint) for callback in more):
+        callbacks.append(LastCheckpoint(dirpath=last.parent))
+    trainer = runs.trainer(run_dir, callbacks, **{"max_epochs": EPOCHS, **settings})
+    datamodule = ImageFolderDataModule(data, **DATA_SETTINGS) if isinstance(data, Path) else data
+    path = last if last.exists() else None
+    trainer.fit(runs.make_classifier(), datamodule=datamodule, ckpt_path=path, weights_only=True)
+    return trainer
+
+
+def state(run_dir: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    return loaded
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Weights, optimiser, schedule, counts and place, bit by bit."""
+    one, two = state(first), state(second)
+    [optimizer], [other] = one["optimizer_states"], two["optimizer_states"]
+    assert optimizer.pop("param_groups") == other.pop("param_groups")
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "train_counts", "global_step", "epoch")
+    torch.testing.assert_close({key: one[key] for key in keys}, {key: two[key] for key in keys}, rtol=0, atol=0)
+    assert one["ImageFolderDataModule"] == two["ImageFolderDataModule"]
+
+
+@pytest.fixture(scope="module", params=RHYTHMS)
+def whole(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A rhythm, and a run in it that was not interrupted."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    fit(run_dir, folder, **RHYTHMS[request.param])
+    return request.param, run_dir
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_start", 1),
+        ("on_train_batch_start", 8),
+        ("on_before_zero_grad", 3),
+        ("on_train_batch_end", 3),
+        ("on_train_batch_end", 6),
+        ("on_validation_start", 1),
+        ("on_validation_batch_end", 2),
+        ("on_validation_end", 2),
+        ("on_train_epoch_end", 2),
+        ("on_train_epoch_end", 3),
+    ],
+)
+def test_sigterm_at_any_moment(hook: str, number: int, whole: tuple[str, Path], folder: Path, tmp_path: Path) -> None:
+    rhythm, uninterrupted = whole
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, folder, At(hook, number, sigterm), **RHYTHMS[rhythm])
+    assert stop.value.code == 143
+    assert state(tmp_path)["global_step"] > 0
+    trainer = fit(tmp_path, folder, **RHYTHMS[rhythm])
+    assert trainer.global_step == state(uninterrupted)["global_step"]
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_sigterm_where_nothing_is_lost_stops_at_once(folder: Path, tmp_path: Path) -> None:
+    """Before the first step, and in a test."""
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, folder, At("on_train_start", 1, sigterm))
+    assert (stop.value.code, list(tmp_path.rglob("*.ckpt"))) == (143, [])
+    last = LastCheckpoint(dirpath=tmp_path)
+    trainer = runs.trainer(tmp_path, [last, At("on_test_batch_end", 1, sigterm)], max_epochs=1)
+    trainer.fit(runs.make_classifier(), runs.loader())
+    with pytest.raises(SystemExit) as stop:
+        trainer.test(runs.make_classifier(), runs.loader(), verbose=False)
+    assert stop.value.code == 143
+
+
+def test_a_signal_ends_the_step_or_the_validation(folder: Path, tmp_path: Path) -> None:
+    """And no validation is left out, or repeated, by the resume."""
+    validations = At("on_validation_end")
+    steps: list[int] = []
+    for hook in ("on_train_batch_start", "on_validation_start", "on_validation_batch_end", "on_validation_end"):
+        with pytest.raises(SystemExit):
+            fit(tmp_path, folder, At(hook, 2, sigterm), validations, max_epochs=8)
+        steps.append(state(tmp_path)["global_step"])
+    fit(tmp_path, folder, validations, max_epochs=8)
+    assert steps == [2, 2 * STEPS, 3 * STEPS, 5 * STEPS]
+    assert [epoch for epoch, _ in validations.seen] == [*range(8)]
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path) -> None:
+    last = LastCheckpoint(dirpath=tmp_path / "checkpoints")
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the same one, received twice
+        last.signals._since -= 2
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, folder, At("on_train_batch_start", 2, twice), last)
+    assert stop.value.code == 1  # Lightning's, which `train` makes 130
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_handlers_are_put_back(folder: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit):
+        fit(tmp_path, folder, At("on_train_batch_end", 2, sigterm))
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+    fit(tmp_path, folder)
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+class BrokenData(ImageFolderDataModule):
+    """The disk goes away while the n-th training batch is read."""
+
+    def __init__(self, folder: Path, at: int) -> None:
+        super().__init__(folder, **DATA_SETTINGS)
+        self.at = at
+
+    def train_dataloader(self) -> Any:
+        made = super().train_dataloader()
+        collate, calls = made.collate_fn, iter(range(1, 100))
+
+        def failing(items: list[Any]) -> Batch:
+            if next(calls) == self.at:
+                raise OSError("gone")
+            batch: Batch = collate(items)
+            return batch
+
+        made.collate_fn = failing
+        return made
+
+
+@pytest.mark.parametrize(
+    ("at", "steps"), [(3, {"plain": 2, "both": 1, "validated within": 2}), (4, {}), (9, {"plain": 8, "accumulated": 2})]
+)
+def test_an_error_between_two_steps_loses_none(
+    at: int, steps: dict[str, int], whole: tuple[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    rhythm, uninterrupted = whole
+    with pytest.raises(OSError, match="gone"):
+        fit(tmp_path, BrokenData(folder, at), **RHYTHMS[rhythm])
+    if rhythm in steps:
+        assert state(tmp_path)["global_step"] == steps[rhythm]
+    fit(tmp_path, folder, **RHYTHMS[rhythm])
+    assert_same(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_zero_grad", "on_validation_batch_end"])
+def test_an_error_within_a_step_leaves_the_checkpoint_before(hook: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, folder, At(hook, 5 if "validation" in hook else 9, error))
+    assert state(tmp_path)["global_step"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("when", "settings", "expected"),
+    [
+        ({}, {}, [6, 12]),
+        ({"every_n_train_steps": 4}, {}, [4, 6, 8, 12]),
+        ({"every_n_minutes": 1e-9}, {}, [*range(1, 13)]),
+        ({"every_n_minutes": 60}, {}, [6, 12]),
+        ({"every_n_train_steps": 1}, {"accumulate_grad_batches": 4}, [1, 2, 3, 4]),
+        ({"every_n_train_steps": 5}, {"val_check_interval": 3}, [3, 5, 6, 9, 10, 12]),
+        ({"filename": "at_{step}"}, {}, [6, 12]),
+    ],
+)
+def test_when_the_last_is_written(
+    when: dict[str, Any], settings: dict[str, Any], expected: list[int], folder: Path, tmp_path: Path
+) -> None:
+    saved = At("on_save_checkpoint")
+    fit(tmp_path, folder, LastCheckpoint(dirpath=tmp_path / "checkpoints", **when), saved, max_epochs=2, **settings)
+    assert [step for _, step in saved.seen] == expected
+    names = {"at_6.ckpt", "at_12.ckpt"} if "filename" in when else {"last.ckpt"}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == names
+
+
+@pytest.mark.parametrize("wrong", ["every_n_train_steps=0", "every_n_minutes=0", "every_n_minutes=five"])
+def test_wrong_rhythm_is_refused(wrong: str, tmp_path: Path) -> None:
+    key, _, value = wrong.partition("=")
+    number = int(value) if value.isdigit() else value
+    with pytest.raises(UserError, match=f"callbacks.last.{wrong} "):
+        LastCheckpoint(dirpath=tmp_path, **{key: number})  # type: ignore[arg-type]
 
 
 class Score(pl.Callback):
@@ -24,52 +253,22 @@ class Score(pl.Callback):
         pl_module.log("score", torch.tensor(float("nan") if broken else -float(trainer.current_epoch)))
 
 
-def fit(run_dir: Path, resume: bool = False, patience: int = 2, broken_from: int = 100) -> pl.Trainer:
-    stopping = RunEarlyStopping(monitor="score", mode="max", patience=patience)
-    last = LastCheckpoint(dirpath=run_dir)
-    trainer = runs.trainer(run_dir, [Score(broken_from), stopping, last], max_epochs=8)
-    path = run_dir / "last.ckpt" if resume else None
-    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=path, weights_only=True)
-    return trainer
-
-
-@pytest.mark.parametrize(("broken_from", "steps"), [(100, 9), (1, 6)])
-def test_a_run_that_stopped_early_does_not_go_on(
-    broken_from: int, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("broken_from", "epochs"), [(100, 3), (1, 2)])
+def test_early_stopping_is_final_unless_there_is_more_patience(
+    broken_from: int, epochs: int, folder: Path, tmp_path: Path
 ) -> None:
-    with caplog.at_level(logging.INFO, "classifier"):
-        assert fit(tmp_path, broken_from=broken_from).global_step == steps
-    assert "early stopping (callbacks.early_stopping=null goes on)" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.INFO, "classifier"):
-        assert fit(tmp_path, resume=True, broken_from=broken_from).global_step == steps
-    assert "early stopping has ended this run" in caplog.text
+    def steps(patience: int) -> int:
+        stopping = RunEarlyStopping(monitor="score", mode="max", patience=patience)
+        return fit(tmp_path, folder, Score(broken_from), stopping, max_epochs=8).global_step
+
+    assert steps(patience=2) == epochs * STEPS
+    assert steps(patience=2) == epochs * STEPS
+    longer = 5 if broken_from == 100 else epochs  # no patience mends what is no number
+    assert steps(patience=4) == longer * STEPS
+    assert steps(patience=4) == longer * STEPS
 
 
-def test_more_patience_takes_it_further(tmp_path: Path) -> None:
-    assert fit(tmp_path).global_step == 9
-    assert fit(tmp_path, resume=True, patience=4).global_step == 15
-    assert fit(tmp_path, resume=True, patience=4).global_step == 15
-
-
-def test_sigterm_ends_as_an_exception_does() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    cleared: list[str] = []
-
-    def work() -> None:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        finally:
-            cleared.append("here")
-
-    with pytest.raises(SystemExit) as stop, ending_on_sigterm():
-        work()
-    assert (stop.value.code, cleared) == (143, ["here"])
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.parametrize(("limit", "shown"), [({"max_epochs": 3}, "Epoch 1/3"), ({"max_epochs": -1}, "Epoch 1")])
-def test_the_bar_counts_epochs_from_one(limit: dict[str, Any], shown: str, tmp_path: Path) -> None:
-    bar = RunProgressBar()
-    bar._trainer = runs.trainer(tmp_path, **limit)
-    assert bar._get_train_description(0).rstrip() == shown
+def test_early_stopping_without_a_validation_waits(tmp_path: Path) -> None:
+    trainer = runs.trainer(tmp_path, [RunEarlyStopping(monitor="val/loss", patience=1)], max_epochs=2)
+    trainer.fit(runs.make_classifier(), runs.loader())
+    assert trainer.global_step == 6

@@ -1,135 +1,24 @@
 """Images with one PASCAL VOC XML each: one sample per annotated box."""
 
 import logging
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
-import numpy as np
+import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from classifier.data import samples
+from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image import Box
-from classifier.data.image_folder import image_files, require_folder
-from classifier.data.samples import (
-    FAR,
-    OBJECTS,
-    SPLITS,
-    UNASSIGNED,
-    BoxedObject,
-    Problem,
-    Samples,
-    choose,
-    match_classes,
-    require_margin,
-    sub_folder,
-    with_margin,
-)
+from classifier.data.image_folder import is_image, list_files, require_folder
 from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
 
 
-class VocObject(NamedTuple):
-    """An object with its marks: `difficult` to recognise, or `truncated` by the edge of the image."""
-
-    boxed: BoxedObject
-    difficult: bool
-    truncated: bool
-
-
-def read_annotation(path: Path) -> list[VocObject]:
-    """The objects of one VOC file, boxes 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
-
-    Raises:
-        ValueError: Malformed XML, entities or a DTD with them (refused unread), no object, a box that is missing,
-            not numeric or empty.
-    """
-    try:
-        root = parse(path).getroot()
-    except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
-        raise ValueError(f"malformed XML ({error})") from error
-    except DefusedXmlException as error:
-        raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
-    assert root is not None
-    objects = [_read_object(element) for element in root.iter("object")]
-    if not objects:
-        raise ValueError("no <object> with a <bndbox>")
-    return objects
-
-
-def _read_object(element: Element) -> VocObject:
-    name = (element.findtext("name") or "").strip()
-    corners: list[int] = []
-    for tag in ("xmin", "ymin", "xmax", "ymax"):
-        text = element.findtext(f"bndbox/{tag}")
-        if text is None:
-            raise ValueError(f"object {name!r} lacks <{tag}> in its <bndbox>")
-        try:
-            corners.append(max(-FAR, min(FAR, round(float(text)))))
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"object {name!r} has <{tag}>{text}</{tag}>, which is not a number") from error
-    x1, y1, x2, y2 = corners
-    if x2 < x1 or y2 < y1:
-        raise ValueError(f"object {name!r} has an empty box: x {x1} to {x2}, y {y1} to {y2}")
-    # other values occur, as `Unspecified` in VOC 2007
-    difficult, truncated = ((element.findtext(mark) or "").strip() == "1" for mark in ("difficult", "truncated"))
-    return VocObject(BoxedObject(name, (x1 - 1, y1 - 1, x2, y2)), difficult, truncated)
-
-
-LISTS = ("train", "val", "trainval", "test")
-
-
-def read_image_sets(folder: Path) -> dict[str, int]:
-    """Name of an image, without its suffix -> its part, as a position in `SPLITS`.
-
-    What trainval.txt lists and val.txt does not is for training. The lists of single classes, such as
-    aeroplane_train.txt, are not looked at.
-
-    Raises:
-        UserError: There is no list, it cannot be read, or an image is in two parts.
-    """
-    lists = {name: _names(folder / f"{name}.txt") for name in LISTS if (folder / f"{name}.txt").is_file()}
-    if not any(lists.values()):
-        raise UserError(
-            f"{folder} has none of {', '.join(f'{name}.txt' for name in LISTS)} with names in it: "
-            "name the folder with data.image_sets=..., or use data.image_sets=null"
-        )
-    trainval = lists.pop("trainval", [])
-    known = set(lists.get("train", [])) | set(lists.get("val", []))
-    lists["train"] = lists.get("train", []) + [name for name in trainval if name not in known]
-    parts: dict[str, int] = {}
-    for number, split in enumerate(SPLITS):
-        for name in lists.get(split, []):
-            other = parts.setdefault(name, number)
-            if other != number:
-                raise UserError(
-                    f"{folder} lists {name} for {SPLITS[other]} and for {split}: take it out of one of the lists"
-                )
-    return parts
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list {path} ({error}): mend it, or use data.image_sets=null") from error
-    return [name for line in lines if (name := line.strip())]
-
-
-CLASS_FROM = ("name", "folder")
-MARKED = ("keep", "skip")
-
-
-class _Row(NamedTuple):
-    path: str
-    name: str
-    box: Box
-    split: int
-
-
-class VocSource:
+class AnnotationCropDataModule(ClassificationDataModule):
     """root/<images>/** with root/<annotations>/**, one XML (or extension-less) file of the same relative name each.
 
     Boxes are cut at the image's edge later, when the image's true size is read.
@@ -146,7 +35,7 @@ class VocSource:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         *,
         images: str = "images",
         annotations: str = "annotations",
@@ -156,116 +45,143 @@ class VocSource:
         class_from: str = "name",
         difficult: str = "keep",
         truncated: str = "keep",
+        **settings: Any,
     ) -> None:
-        require_choice("data.objects", objects, OBJECTS)
-        require_choice("data.class_from", class_from, CLASS_FROM)
-        require_choice("data.difficult", difficult, MARKED)
-        require_choice("data.truncated", truncated, MARKED)
-        require_margin(margin)
-        self.root = root
-        self.images = root / sub_folder("images", images)
-        self.annotations = root / sub_folder("annotations", annotations)
-        self.image_sets = None if image_sets is None else root / sub_folder("image_sets", image_sets)
+        super().__init__(root, **settings)
+        require_choice("data.objects", objects, samples.OBJECTS)
+        require_choice("data.class_from", class_from, ("name", "folder"))
+        marks = {"difficult": difficult, "truncated": truncated}
+        for mark, choice in marks.items():
+            require_choice(f"data.{mark}", choice, ("keep", "skip"))
+        samples.require_margin(margin)
+        self.images = samples.sub_folder("images", images)
+        self.annotations = samples.sub_folder("annotations", annotations)
+        self.image_sets = image_sets and self.root / samples.sub_folder("image_sets", image_sets)
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
-        self.difficult = difficult
-        self.truncated = truncated
+        self.skipped_marks = {mark for mark, choice in marks.items() if choice == "skip"}
 
-    def prepare(self) -> None:
-        """Nothing to make: the files are the user's."""
-
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
-        """List the boxes; what cannot be used comes back as problems.
+    def list_samples(self) -> pd.DataFrame:
+        """List the boxes; an annotation that cannot be used is a problem.
 
         Raises:
-            UserError: A folder or list is missing or holds no annotation, or a class is not among the given `classes`.
+            UserError: A folder or list is missing or holds no annotation.
         """
         require_folder(self.root)
-        for folder, key in ((self.images, "images"), (self.annotations, "annotations")):
-            if not folder.is_dir():
-                raise UserError(f"{folder} does not exist: name the folder below {self.root} with data.{key}=...")
-        parts = None if self.image_sets is None else read_image_sets(self.image_sets)
-        images = _by_stem(self.images, list(image_files(self.images)))
-        annotations = _by_stem(self.annotations, _annotation_files(self.annotations))
-        if not annotations:
-            raise UserError(f"{self.annotations} holds no annotation: name the folder with data.annotations=...")
-        rows: list[_Row] = []
-        problems: list[Problem] = []
-        for stem, files in annotations.items():
-            if parts is not None and stem not in parts:
-                continue
+        images = self._by_stem("images", self.images)
+        annotations = self._by_stem("annotations", self.annotations)
+        parts = read_image_sets(self.image_sets) if self.image_sets else dict.fromkeys(annotations)
+        rows: list[tuple[Any, ...]] = []
+        for stem, part in sorted(parts.items()):
+            files, found = annotations.get(stem, []), images.get(stem, [])
             try:
-                split = UNASSIGNED if parts is None else parts[stem]
-                rows += self._rows(stem, files, images.get(stem, []), split)
+                rows += [(found[0], name, *box, part, None) for name, box in self._objects(files, found)]
             except (ValueError, OSError) as error:
-                problems.append(Problem(files[0].relative_to(self.root).as_posix(), str(error)))
-        if parts is not None:
-            problems += [
-                Problem(stem, f"is listed in {self.image_sets}, but has no annotation in {self.annotations}")
-                for stem in parts
-                if stem not in annotations
-            ]
-        self._count_left_out(images, annotations, parts)
-        return self._table(rows, classes), problems
+                rows.append((files[0] if files else stem, "", 0, 0, 0, 0, part, str(error)))
+        for what, folder, stems in (("annotations", self.annotations, annotations), ("images", self.images, images)):
+            if left_out := len(stems.keys() - parts.keys()):
+                log.warning("%s: %d %s are not listed, and are left out", self.root / folder, left_out, what)
+        table = pd.DataFrame(rows, columns=["path", "label", *samples.BOX, "split", "problem"])
+        table = table.astype({"split": "str", "problem": "str", **dict.fromkeys(samples.BOX, "int32")})
+        table = samples.list_paths(table.pop("path"), table.pop("label"), **table)
+        return samples.with_margin(samples.choose_objects(table, self.objects), self.margin)
 
-    def _rows(self, stem: str, annotations: list[Path], images: list[Path], split: int) -> list[_Row]:
-        """The samples of one image.
+    def _by_stem(self, key: str, folder: str) -> dict[str, list[str]]:
+        """Path below `folder` without its suffix -> the files of the setting data.`key` that have it."""
+        found: dict[str, list[str]] = {}
+        for path in list_files(self.root, folder):
+            if is_image(path) if key == "images" else Path(path).suffix.lower() in ("", ".xml"):
+                found.setdefault(Path(path).relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        if not found:
+            raise UserError(f"{self.root / folder} has no {key}: name their folder below data.root with data.{key}=...")
+        return found
+
+    def _objects(self, annotations: list[str], images: list[str]) -> list[tuple[str, Box]]:
+        """Class and box of the objects of one image.
 
         Raises:
-            ValueError: It has no image or several, or its annotation cannot be used.
+            ValueError: It has no image or annotation, or several, or its annotation cannot be used.
         """
-        if not images:
-            raise ValueError(f"no image {self.images / stem}.* for this annotation")
-        for files in (images, annotations):
-            if len(files) > 1:
-                both = " and ".join(path.relative_to(self.root).as_posix() for path in files[:2])
-                raise ValueError(f"{both} have the same name, so that it is unclear what belongs together: rename one")
-        (image,) = images
-        found = [
-            item.boxed
-            for item in read_annotation(annotations[0])
-            if not (item.difficult and self.difficult == "skip") and not (item.truncated and self.truncated == "skip")
-        ]
-        path = image.relative_to(self.root).as_posix()
-        rows = [self._row(path, image, item, split) for item in choose(found, self.objects)]
-        if not all(row.name for row in rows):
+        for what, files, folder in (("image", images, self.images), ("annotation", annotations, self.annotations)):
+            if len(files) != 1:
+                found = f"several, {' and '.join(files[:2])}: rename one" if files else "none"
+                raise ValueError(f"it needs one {what} of this name in {self.root / folder}, and has {found}")
+        objects = [item for item in read_annotation(self.root / annotations[0]) if not item.marks & self.skipped_marks]
+        if self.class_from == "folder":
+            return [(Path(images[0]).parent.name, item.box) for item in objects]
+        if not all(item.name for item in objects):
             raise ValueError("object without a <name>: use data.class_from=folder")
-        return rows
-
-    def _row(self, path: str, image: Path, item: BoxedObject, split: int) -> _Row:
-        name = item.name if self.class_from == "name" else image.parent.name
-        return _Row(path, name, with_margin(item.box, self.margin), split)
-
-    def _count_left_out(
-        self, images: dict[str, list[Path]], annotations: dict[str, list[Path]], parts: dict[str, int] | None
-    ) -> None:
-        if parts is not None:
-            if unlisted := sum(stem not in parts for stem in annotations):
-                log.info("%s: %d annotations are in no list, and left out", self.image_sets, unlisted)
-        elif unlabelled := sum(stem not in annotations for stem in images):
-            log.warning("%s: %d images have no annotation and are left out", self.images, unlabelled)
-
-    def _table(self, rows: list[_Row], classes: Sequence[str] | None) -> Samples:
-        splits = np.array([row.split for row in rows], dtype=np.int8)
-        what = f"{self.annotations} has objects of the class"
-        classes, labels = match_classes([row.name for row in rows], splits, classes, what, order=_text_order)
-        paths, boxes = [row.path for row in rows], [row.box for row in rows]
-        return Samples.build(self.root, classes, paths, labels, boxes=boxes, splits=splits)
+        return [(item.name, item.box) for item in objects]
 
 
-def _text_order(names: Iterable[str]) -> list[str]:
-    return sorted(set(names))
+class VocObject(NamedTuple):
+    """An annotated object: name, box, and which of `difficult` and `truncated` it is marked as."""
+
+    name: str
+    box: Box
+    marks: set[str]
 
 
-def _by_stem(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Relative path without its suffix -> the files that have it."""
-    found: dict[str, list[Path]] = {}
-    for path in files:
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return found
+def read_annotation(path: Path) -> list[VocObject]:
+    """The objects of one VOC file, boxes 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
+
+    Raises:
+        ValueError: Malformed XML, entities or a DTD with them (refused unread), no object, a box that is missing,
+            not numeric or empty.
+    """
+    try:
+        root = parse(path).getroot()
+    except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
+        raise ValueError(f"malformed XML ({error})") from error
+    except DefusedXmlException as error:
+        raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
+    objects = [] if root is None else [_read_object(element) for element in root.iter("object")]
+    if not objects:
+        raise ValueError("no <object> with a <bndbox>")
+    return objects
 
 
-def _annotation_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return sorted(path for path in files if path.suffix.lower() in ("", ".xml"))
+def _read_object(element: Element) -> VocObject:
+    name = (element.findtext("name") or "").strip()
+    texts = [element.findtext(f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x1, y1, x2, y2 = (max(-samples.FAR, min(samples.FAR, round(float(text or "")))) for text in texts)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"object {name!r} has the <bndbox> {texts}, which is not of four numbers") from error
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"object {name!r} has an empty box: x {x1} to {x2}, y {y1} to {y2}")
+    # other values occur, as `Unspecified` in VOC 2007
+    marks = {mark for mark in ("difficult", "truncated") if (element.findtext(mark) or "").strip() == "1"}
+    return VocObject(name, (x1 - 1, y1 - 1, x2, y2), marks)
+
+
+def read_image_sets(folder: Path) -> dict[str, str]:
+    """Name of an image, without its suffix -> its part.
+
+    What trainval.txt lists and val.txt does not is for training. The lists of single classes, such as
+    aeroplane_train.txt, are not looked at.
+
+    Raises:
+        UserError: There is no list, it cannot be read, or an image is in two parts.
+    """
+    lists: dict[str, list[str]] = {name: [] for name in ("train", "val", "trainval", "test")}
+    for name, names in lists.items():
+        if (file := folder / f"{name}.txt").is_file():
+            try:
+                names += [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read {file} ({error}): mend it, or use data.image_sets=null") from error
+    if not any(lists.values()):
+        files = ", ".join(f"{name}.txt" for name in lists)
+        raise UserError(
+            f"{folder} lists no image in {files}: name the lists with data.image_sets=..., or use data.image_sets=null"
+        )
+    known = {*lists["train"], *lists["val"]}
+    lists["train"] += [name for name in lists["trainval"] if name not in known]
+    parts: dict[str, str] = {}
+    for split in samples.SPLITS:
+        for name in lists[split]:
+            if (other := parts.setdefault(name, split)) != split:
+                raise UserError(f"{folder} lists {name} for {other} and for {split}: take it out of one of them")
+    return parts

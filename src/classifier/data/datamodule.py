@@ -1,77 +1,38 @@
-"""A config -> a data module."""
+"""A table of samples -> batches: what all data modules share."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
+from classifier.data import loader
 from classifier.data.cache import Cache, stored_pixels
 from classifier.data.check import check_images, refuse
-from classifier.data.loader import (
-    EpochSampler,
-    ImageDataset,
-    Item,
-    ResumableLoader,
-    ShardSampler,
-    collate,
-    outlive_signals,
-    require_sampler,
-    training_weights,
-    warn_of_untrained,
-)
-from classifier.data.samples import Problem, Samples, Source
-from classifier.data.split import Split, Splitting, grouped, read_split
+from classifier.data.image import Box, Picture
+from classifier.data.samples import SPLITS, usable, with_labels
+from classifier.data.split import Splitting, grouped, read_split
 from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
 from classifier.errors import UserError, did_you_mean, require_choice, require_whole
-from classifier.instantiate import build, require_targets
+from classifier.instantiate import build
 from classifier.parallel import worker_count
 
 log = logging.getLogger(__name__)
 
 
-class DataSettings(TypedDict, total=False):
-    """What every data module takes beside its source; see `ClassificationDataModule`."""
-
-    image_size: int | Sequence[int]
-    train_size: int | Sequence[Any] | None
-    batch_size: int
-    num_workers: int | str
-    channels: int
-    resize: str
-    crop_pct: float
-    interpolation: str
-    augment: Mapping[str, Any] | None
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    split_file: str | None
-    fold: int | None
-    num_folds: int
-    limit_per_class: int | None
-    group_pattern: str | None
-    on_error: str
-    check: str
-    cache: str
-    cache_size: int | None
-    cache_dir: str
-    sampler: str
-    weights_file: str | None
-    drop_last: bool
-    seed: int
-    classes: Sequence[str] | None
-
-
 class ClassificationDataModule(pl.LightningDataModule):
-    """uint8 batches from a source.
+    """uint8 batches of the samples that a data set lists.
+
+    A data set is a sub-class with a method `list_samples`, and `read_images` where its images are not files. It passes
+    the settings that are not its own on to this class.
 
     Args:
-        source: Lists the samples.
+        root: Folder of the data (`~` is the home folder), or its file.
         image_size: Pixels of a side, or (height, width).
         train_size: The same of training images where it differs, or a list of (epoch, size); see `train_sizes`.
         batch_size: Images per process and step, at most.
@@ -84,9 +45,9 @@ class ClassificationDataModule(pl.LightningDataModule):
             group, where it has one) stay on one side of the split, such as `patient_\\d+`.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
         check: `quick` reads every file's header and end before training, `full` decodes it, `none` trusts.
-        cache: `disk` or `ram` decode the training and validation images once, for many epochs: those for validation
-            as they are needed, those for training with a short side of `cache_size` pixels, from which random crops
-            are cut. `none` decodes them each time.
+        cache: `disk` decodes the training and validation images once, for many epochs: those for validation as they
+            are needed, those for training with a short side of `cache_size` pixels, from which random crops are cut.
+            `none` decodes them each time.
         cache_size: By default, 8/7 of the longer side of `image_size` (256 for 224).
         cache_dir: Folder for what is kept between runs; it can be removed at any time.
         sampler: Training order: `shuffle` takes each image once an epoch; `balanced` as many of each class;
@@ -97,15 +58,19 @@ class ClassificationDataModule(pl.LightningDataModule):
         classes: Names of a trained model's classes, in its order; by default the data's own.
 
     Attributes:
-        samples: The table of all usable samples, after `setup`.
-        split: Name of a part -> its rows.
+        samples: The table of all usable samples, after `setup`; see `classifier.data.samples`.
+        skipped: `path` and `problem` of those that were left out.
         test_split: The part that testing reads; `all` for everything.
-        skipped: What was left out, and why.
+        margin: By which boxes were grown on each side, as a share of their sides.
     """
+
+    samples: pd.DataFrame
+    skipped: pd.DataFrame
+    margin: float = 0.0
 
     def __init__(
         self,
-        source: Source,
+        root: str | Path,
         *,
         image_size: int | Sequence[int] = 224,
         train_size: int | Sequence[Any] | None = None,
@@ -138,14 +103,10 @@ class ClassificationDataModule(pl.LightningDataModule):
         super().__init__()
         size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
-        require_sampler(sampler, weights_file)
         if split_file is not None and fold is not None:
-            raise UserError(
-                f"data.fold={fold} and data.split_file={split_file} both say which images are held out: use "
-                "data.split_file=null, or data.fold=null"
-            )
+            raise UserError(f"data.fold={fold} and data.split_file={split_file} exclude each other: use data.fold=null")
         require_whole("data.batch_size", batch_size, 1)
-        self.source = source
+        self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
         self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
         self.batch_size = batch_size
@@ -156,99 +117,156 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.check = check
         self.group_pattern = group_pattern
         self.cache_dir = Path(cache_dir)
-        if cache_size is not None:
-            require_whole("data.cache_size", cache_size, 1, otherwise=", or null")
-        short_side = round(max(size) * 8 / 7) if cache_size is None else cache_size
-        self.cache = Cache(cache, short_side, self.cache_dir)
+        self.cache = Cache(cache, round(max(size) * 8 / 7) if cache_size is None else cache_size, self.cache_dir)
         self.sampler = sampler
         self.weights_file = weights_file
         self.drop_last = drop_last
         self.seed = seed
         self.given_classes = classes
         self.test_split = "test"
-        self.skipped: list[Problem] = []
-        self._train_loader: ResumableLoader | None = None
+        self._images: loader.Images | None = None
+        self._cached: dict[str, loader.Images] = {}
+        self._train_loader: loader.ResumableLoader | None = None
         self._train_position: dict[str, int] | None = None
-        self._cached: dict[str, Samples] = {}
-        self.samples: Samples
-        self.split: Split = {}
+
+    def prepare_data(self) -> None:
+        """Fetch or make what is missing; called once on each machine."""
+
+    def list_samples(self) -> pd.DataFrame:
+        """The table of all samples, with those that cannot be used; see `classifier.data.samples`.
+
+        Raises:
+            UserError: Wrong input.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method list_samples")
+
+    def read_images(self, items: np.ndarray) -> Sequence[Picture]:
+        """The images that are not files, by their `item` in the table; called in reading processes.
+
+        They get a copy of this object without its table, trainer and loaders.
+
+        Args:
+            items: int64 (N,).
+        """
+        raise NotImplementedError(f"{type(self).__name__} lists samples with an item, and needs a method read_images")
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"samples", "skipped"}
+        state = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {**state, "trainer": None, "_images": None, "_cached": {}, "_train_loader": None}
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the labels."""
-        return self.samples.classes
+        return tuple(self.samples["label"].cat.categories)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def prepare_data(self) -> None:
-        self.source.prepare()
+    @property
+    def parts(self) -> list[str]:
+        """The parts that have samples."""
+        found = set(self.samples["split"].dropna().unique())
+        return [part for part in SPLITS if part in found]
+
+    def rows(self, part: str) -> np.ndarray:
+        """int64, the positions in `samples` of a part of the data, or of `all`."""
+        if part == "all":
+            return np.arange(len(self.samples))
+        rows = np.flatnonzero(self.samples["split"] == part)
+        if len(rows) == 0:
+            raise UserError(
+                f"{self.root} has no {part} part: use split=..., {did_you_mean(part, [*self.parts, 'all'])}"
+            )
+        return rows
+
+    def image(self, row: int) -> Picture:
+        """What `decode` reads for a row of `samples`."""
+        return self._all_images.picture(row)
+
+    def box(self, row: int) -> Box | None:
+        """(x1, y1, x2, y2) in stored pixels."""
+        return self._all_images.box(row)
+
+    @property
+    def _all_images(self) -> loader.Images:
+        if self._images is None:
+            self._images = loader.Images.of(self.samples, self.root, self.read_images)
+        return self._images
 
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the samples, once."""
-        if self.split:
+        if "samples" in vars(self):
             return
-        samples, problems = self.read()
-        found = len(samples) + len(problems)
-        samples, unusable = check_images(samples, self.check, self.cache_dir, getattr(self.source, "margin", 0.0))
-        problems += unusable
-        if problems and self.on_error == "raise":
-            refuse(problems, found)
-        self.skipped = problems
-        if problems:
-            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", len(problems), found)
-        if len(samples) == 0:
-            raise UserError(f"{self.source.root} has no usable sample: name another folder with data.root=...")
-        if len(samples.classes) < 2:
+        table = self.read()
+        images = loader.Images.of(table, self.root, self.read_images)
+        table = check_images(table, images, self.check, self.cache_dir, self.margin)
+        good = usable(table)
+        skipped = table.reindex(columns=["path", "problem"])[~good].reset_index(drop=True)
+        if len(skipped) and self.on_error == "raise":
+            refuse(skipped, len(table))
+        if len(skipped):
+            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", len(skipped), len(table))
+        samples = table[good].drop(columns="problem", errors="ignore").reset_index(drop=True)
+        if samples.empty:
+            raise UserError(f"{self.root} has no usable sample: name another folder with data.root=...")
+        classes = samples["label"].cat.categories
+        if len(classes) < 2:
             raise UserError(
-                f"{self.source.root} has one class only ({samples.classes[0]!r}), and a classifier needs two: name "
-                "another folder with data.root=..."
+                f"{self.root} has one class only ({classes[0]!r}), and a classifier needs two: name another folder "
+                "with data.root=..."
             )
-        self.samples = samples
-        self.split = self.divide(samples)
-        if "train" in self.split and self.given_classes is None:
-            warn_of_untrained(samples, self.split["train"])
+        self.samples, self.skipped = self.divide(samples), skipped
+        if self.given_classes is None:
+            self._warn_of_untrained()
 
-    def read(self) -> tuple[Samples, list[Problem]]:
-        """All samples that the source lists, in the groups of `group_pattern`, and what it could not list.
+    def read(self) -> pd.DataFrame:
+        """All samples that the data set lists, with labels and groups, and with those that cannot be used.
 
         Raises:
             UserError: Wrong input.
         """
-        samples, problems = self.source.read(self.given_classes)
-        return samples if self.group_pattern is None else grouped(samples, str(self.group_pattern)), problems
+        table = self.list_samples()
+        if self.group_pattern is not None:
+            table = grouped(table, str(self.group_pattern))
+        return with_labels(table, self.given_classes, f"{self.root} has the class")
 
-    def divide(self, samples: Samples) -> Split:
-        """The parts that training gives these samples, some or all of those that `read` lists.
+    def divide(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`table` with the parts that training gives to these samples, some or all of the usable ones of `read`.
 
         Raises:
             UserError: The split file does not fit them, or there are too few.
         """
         if self.split_file is not None:
-            return self.splitting.limited(samples, read_split(Path(self.split_file), samples))
-        return self.splitting.split(samples)
+            parts = self.splitting.limited(table, read_split(Path(self.split_file), table))
+        else:
+            parts = self.splitting.split(table)
+        return table.assign(split=parts)
 
-    def train_dataloader(self) -> DataLoader[Item]:
-        rows = self.split.get("train", np.arange(0))
+    def _warn_of_untrained(self) -> None:
+        """Name the classes of which nothing can be learnt."""
+        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
+        names = counts.index[counts == 0].tolist()
+        if 0 < len(names) < len(counts):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            words = (
+                "%d of %d classes have no training image and will not be recognized: %s. Add some, or remove the class"
+            )
+            log.warning(words, len(names), len(counts), shown)
+
+    def train_dataloader(self) -> DataLoader[loader.Item]:
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         rank, world_size = self._place()
         self.require_batch(world_size)
-        samples = self._in_cache("train") if self._caches else self.samples
-        dataset = ImageDataset(samples, rows, self.augmentation, self.seed)
-        weights = training_weights(self.samples, rows, self.sampler, self.weights_file)
-        sampler = EpochSampler(
-            len(rows),
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=self.drop_last,
-            weights=weights,
-            labels=None if weights is None else self.samples.labels[rows],
-        )
-        self._train_loader = ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
+        rows = self.rows("train")
+        images = self._in_cache("train") if self._caches else self._all_images
+        dataset = loader.ImageDataset(images, rows, self.augmentation, self.seed)
+        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file)
+        order = {"seed": self.seed, "drop_last": self.drop_last, "weights": weights, "labels": images.labels[rows]}
+        sampler = loader.EpochSampler(len(rows), self.batch_size, rank=rank, world_size=world_size, **order)
+        self._train_loader = loader.ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
         if self._train_position is not None:
             self._train_loader.load_state_dict(self._train_position)
             self._train_position = None
@@ -260,9 +278,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         Raises:
             UserError: With a batch size that fits.
         """
-        count = len(self.split.get("train", ()))
+        count = int((self.samples["split"] == "train").sum())
         if count == 0:
-            raise UserError(f"{self.source.root} has no training images: lower data.val_fraction or data.test_fraction")
+            raise UserError(f"{self.root} has no training images: lower data.val_fraction or data.test_fraction")
         if count < self.batch_size * world_size:
             processes = f" on each of {world_size} processes" if world_size > 1 else ""
             fitting = max(1, count // world_size)
@@ -280,76 +298,64 @@ class ClassificationDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_position = state_dict["train_loader"]
 
-    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
-        return self.eval_dataloader("val") if "val" in self.split else []
+    def val_dataloader(self) -> DataLoader[loader.Item] | list[Any]:
+        return self.eval_dataloader("val") if "val" in self.parts else []
 
-    def test_dataloader(self) -> DataLoader[Item]:
+    def test_dataloader(self) -> DataLoader[loader.Item]:
         return self.eval_dataloader(self.test_split)
 
-    def eval_dataloader(self, split: str) -> DataLoader[Item]:
+    def eval_dataloader(self, part: str) -> DataLoader[loader.Item]:
         """Batches of a part of the data (or of `all`) in the table's order, not augmented.
 
         Raises:
             UserError: The data has no such part, or it has fewer images than there are processes.
         """
-        rows = self.rows(split)
+        rows = self.rows(part)
         rank, world_size = self._place()
         if len(rows) < world_size:
-            raise UserError(f"{split} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
-        dataset = ImageDataset(self.samples, rows, self.preprocessing)
-        if split == "val" and self._caches:  # other parts are read once
-            dataset = ImageDataset(self._in_cache("val"), rows, stored_pixels)
+            raise UserError(f"{part} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
+        dataset = loader.ImageDataset(self._all_images, rows, self.preprocessing)
+        if part == "val" and self._caches:  # other parts are read once
+            dataset = loader.ImageDataset(self._in_cache("val"), rows, stored_pixels)
         return DataLoader(
             dataset,
-            collate_fn=collate,
+            collate_fn=loader.collate,
             batch_size=self.batch_size,
-            sampler=ShardSampler(len(rows), rank=rank, world_size=world_size),
+            sampler=loader.ShardSampler(len(rows), rank=rank, world_size=world_size),
             **self._loader_settings(dataset),
         )
 
-    def rows(self, split: str) -> np.ndarray:
-        """int64 rows of the Samples table that are in a part of the data, or in `all`."""
-        if split == "all":
-            return np.arange(len(self.samples))
-        if split not in self.split:
-            known = [*self.split, "all"]
-            raise UserError(f"{self.source.root} has no {split} part: use split=..., {did_you_mean(split, known)}")
-        return self.split[split]
-
     @property
     def _caches(self) -> bool:
-        """Whether there is something to keep: the images of a store are decoded already."""
-        return self.cache.where != "none" and self.samples.store is None
+        """Whether there is something to keep: images that are not files are decoded already."""
+        return self.cache.where != "none" and "item" not in self.samples
 
-    def _in_cache(self, part: str) -> Samples:
-        """The samples, with the images of `part` in the cache."""
+    def _in_cache(self, part: str) -> loader.Images:
+        """The images, with those of `part` in the cache."""
         if part not in self._cached:
             if part == "val":
-                self._cached[part] = self.cache.for_evaluation(self.samples, self.split["val"], self.preprocessing)
+                self._cached[part] = self.cache.for_evaluation(self._all_images, self.rows("val"), self.preprocessing)
             else:  # folds share one
-                parts = list(self.split.values()) if self.splitting.fold is not None else [self.split["train"]]
-                rows = np.sort(np.concatenate(parts))
-                self._cached[part] = self.cache.for_training(self.samples, rows, self.preprocessing)
+                folds = self.splitting.fold is not None
+                rows = np.flatnonzero(self.samples["split"].notna()) if folds else self.rows("train")
+                self._cached[part] = self.cache.for_training(self._all_images, rows, self.preprocessing)
         return self._cached[part]
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader_settings(self, dataset: ImageDataset) -> dict[str, Any]:
+    def _loader_settings(self, dataset: loader.ImageDataset) -> dict[str, Any]:
         workers = worker_count(self.num_workers, self.trainer.num_devices if self.trainer is not None else 1)
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
-        if self.num_workers == "auto" and dataset.samples.store is not None and not on_gpu:
+        if self.num_workers == "auto" and dataset.images.items is not None and not on_gpu:
             workers = 0  # decoded images are copied faster than workers hand them over
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": on_gpu,
-            "worker_init_fn": outlive_signals,
+            "worker_init_fn": loader.outlive_signals,
         }
-
-
-DATA_ROOTS = ("classifier.data.", "torchvision.transforms.")
 
 
 def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:
@@ -358,10 +364,7 @@ def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> Classific
     Raises:
         UserError: The config does not fit the data module.
     """
-    require_targets(settings, "data", DATA_ROOTS)
-    if not str(settings.get("_target_", "DataModule")).endswith("DataModule"):
+    datamodule = build(settings, "data", recursive=False, **arguments)
+    if not isinstance(datamodule, ClassificationDataModule):
         raise UserError(f"data._target_={settings['_target_']} is no data module: name one of classifier.data")
-    if isinstance(settings.get("root"), str):  # ~ in a YAML file
-        settings = {**settings, "root": os.path.expanduser(settings["root"])}  # noqa: PTH111
-    datamodule: ClassificationDataModule = build(settings, "data", recursive=False, **arguments)
     return datamodule

@@ -6,18 +6,22 @@ Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI M
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from classifier.data.image_folder import FolderSource
+from classifier.data.image_folder import ImageFolderDataModule
 from classifier.files import made_once
 
 
-class DigitsSource(FolderSource):
+class DigitsDataModule(ImageFolderDataModule):
     """An image folder that writes itself; a second process waits for the first."""
 
-    def prepare(self) -> None:
+    def __init__(self, root: str | Path = "data/digits", **settings: Any) -> None:
+        super().__init__(root, **settings)
+
+    def prepare_data(self) -> None:
         made_once(self.root, _write, "data.root")
 
 

@@ -1,82 +1,45 @@
-"""Fetch an archive once: checked, resumed after a break, unpacked without leaving its folder."""
+"""Fetch an archive once: checked, and unpacked without leaving its folder."""
 
 import hashlib
 import http.client
 import logging
 import shutil
 import tarfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import wrap_file
 
 from classifier.errors import UserError
+from classifier.files import replacing
 
 log = logging.getLogger(__name__)
 
 
-CHUNK = 1 << 20  # bytes
-
-
 def download(url: str, target: Path, sha256: str) -> None:
-    """Fetch `url` to `target`, continuing a broken attempt; `target` appears only once its checksum is right.
+    """Fetch `url` to `target`, which appears only once its checksum is right.
 
     Raises:
         UserError: The server does not answer, or what came is not the file that was promised.
     """
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     try:
-        _fetch(url, part)
+        with replacing(target) as scratch:
+            with urllib.request.urlopen(url, timeout=60) as response, scratch.open("wb") as file:
+                total = int(response.headers.get("Content-Length") or 0)
+                with wrap_file(response, total, description=target.name) as body:
+                    shutil.copyfileobj(body, file, 1 << 20)
+            with scratch.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if scratch.stat().st_size < total:
+                raise OSError(f"the connection broke after {scratch.stat().st_size} of {total} bytes")
+            if found != sha256:
+                raise UserError(
+                    f"{url} has the SHA-256 {found} instead of {sha256}: try again, or another data.url=..."
+                )
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise UserError(
-            f"cannot download {url} ({error}): run the same command again to continue, or put the file at {target}"
-        ) from error
-    found = _sha256(part)
-    if found != sha256:
-        part.unlink()
-        raise UserError(
-            f"{url} has the SHA-256 {found} instead of {sha256}; removed it: try again, or another data.url="
-        )
-    part.rename(target)
-
-
-def _fetch(url: str, part: Path) -> None:
-    offset = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if offset and error.code == 416:  # nothing left to send: the file was complete
-            return
-        raise
-    with response:
-        resumed = response.status == 206
-        remaining = response.headers.get("Content-Length")
-        done = offset if resumed else 0
-        total = done + int(remaining) if remaining is not None else None
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns) as progress, part.open("ab" if resumed else "wb") as file:
-            task = progress.add_task(url.rsplit("/", 1)[-1], total=total, completed=done)
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                progress.advance(task, len(chunk))
-        if total is not None and part.stat().st_size < total:
-            raise OSError(f"the connection broke after {part.stat().st_size} of {total} bytes")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise UserError(f"cannot download {url} ({error}): try again, or put the file at {target}") from error
 
 
 def extract(archive: Path, root: Path, member: str) -> None:

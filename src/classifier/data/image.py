@@ -32,19 +32,17 @@ BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
 class StoredImage(Protocol):
-    """An image as it is stored, its pixels perhaps not decoded yet: a `PlainJpeg` or a `PillowImage`."""
+    """An image as it is stored, its pixels perhaps not decoded yet.
 
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def orientation(self) -> int:
-        """As in EXIF: 1 is upright."""
+    Attributes:
+        orientation: As in EXIF: 1 is upright.
+        max_shrink: The largest `shrink` that `read` takes.
+    """
 
-    @property
-    def max_shrink(self) -> int:
-        """The largest `shrink` that `read` takes."""
+    width: int
+    height: int
+    orientation: int
+    max_shrink: int
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         """The pixels of `part` at 1 / `shrink` of the size, uint8 (height, width, channels)."""
@@ -61,10 +59,10 @@ def open_image(picture: Picture) -> StoredImage:
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
-    """What stands in front of the pixels, which are not decoded.
+    """What stands before the pixels, which are not decoded.
 
-    A PNG can have it behind them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
-    times as long as the header, so that it is not looked for there, by any caller.
+    A PNG can have it after them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
+    times as long as the header, so that no caller looks for it there.
     """
     return Image.Image.getexif(image)
 
@@ -246,57 +244,78 @@ def cut_and_resize(
     exact: bool,
 ) -> torch.Tensor:
     """What `decode` does with an opened image. Where the crop leaves the box, the result is grey."""
-    x1, y1, x2, y2 = box or (0, 0, image.width, image.height)
-    transposed, flip_x, flip_y = (image.orientation in turns for turns in (TRANSPOSED, FLIPPED_X, FLIPPED_Y))
-    # from here on in the directions of the stored image
-    left, top, right, bottom = crop(y2 - y1, x2 - x1) if transposed else crop(x2 - x1, y2 - y1)
-    height, width = size
-    if transposed:
-        left, top, right, bottom = top, left, bottom, right
-        height, width = width, height
-    if flip_x:
-        left, right = x2 - x1 - right, x2 - x1 - left
-    if flip_y:
-        top, bottom = y2 - y1 - bottom, y2 - y1 - top
+    box = box or (0, 0, image.width, image.height)
+    crop_region, size = _stored_crop(crop, (box[2] - box[0], box[3] - box[1]), size, image.orientation)
+    region, rows, columns = _inner(crop_region, (box[2] - box[0], box[3] - box[1]), size)
+    inner_size = (rows.stop - rows.start, columns.stop - columns.start)
+    pixels, region = _read(image, box, region, inner_size, channels)
+    result = resize(pixels, region, inner_size, interpolation, exact)
+    if inner_size != size:
+        framed = torch.full((channels, *size), PADDING, dtype=torch.uint8)
+        framed[:, rows, columns] = result
+        result = framed
+    if flips := [axis for axis, turns in ((1, FLIPPED_Y), (2, FLIPPED_X)) if image.orientation in turns]:
+        result = result.flip(flips)
+    return result.mT if image.orientation in TRANSPOSED else result
 
-    # the part of the crop that lies in the box, and its place in the result
-    inner = (max(left, 0.0), max(top, 0.0), min(right, float(x2 - x1)), min(bottom, float(y2 - y1)))
-    frame: tuple[slice, slice] | None = None
-    full = (height, width)
-    if inner != (left, top, right, bottom):
-        across = [round((edge - left) * width / (right - left)) for edge in (inner[0], inner[2])]
-        down = [round((edge - top) * height / (bottom - top)) for edge in (inner[1], inner[3])]
-        across[1], down[1] = max(across[1], across[0] + 1), max(down[1], down[0] + 1)
-        frame = slice(*down), slice(*across)
-        height, width = down[1] - down[0], across[1] - across[0]
-        left, top, right, bottom = inner
 
+def _stored_crop(
+    crop: Crop, box_size: tuple[int, int], size: tuple[int, int], orientation: int
+) -> tuple[Region, tuple[int, int]]:
+    """The crop of a stored box, (width, height), and its size in the result, (height, width), before it is turned."""
+    width, height = box_size
+    if orientation in TRANSPOSED:
+        top, left, bottom, right = crop(height, width)
+        size = size[1], size[0]
+    else:
+        left, top, right, bottom = crop(width, height)
+    if orientation in FLIPPED_X:
+        left, right = width - right, width - left
+    if orientation in FLIPPED_Y:
+        top, bottom = height - bottom, height - top
+    return (left, top, right, bottom), size
+
+
+def _inner(region: Region, box_size: tuple[int, int], size: tuple[int, int]) -> tuple[Region, slice, slice]:
+    """The part of a region that lies in the box, and its rows and columns in the result."""
+    left, top, right, bottom = region
+    inner = (max(left, 0.0), max(top, 0.0), min(right, float(box_size[0])), min(bottom, float(box_size[1])))
+    if inner == region:
+        return region, slice(0, size[0]), slice(0, size[1])
+
+    def place(start: float, stop: float, pixels: int, length: float) -> slice:
+        first = round(start * pixels / length)
+        return slice(first, max(round(stop * pixels / length), first + 1))
+
+    rows = place(inner[1] - top, inner[3] - top, size[0], bottom - top)
+    return inner, rows, place(inner[0] - left, inner[2] - left, size[1], right - left)
+
+
+def _read(
+    image: StoredImage, box: Box, region: Region, size: tuple[int, int], channels: int
+) -> tuple[np.ndarray, Region]:
+    """The pixels around a region of the box, shrunk while that leaves `size`; and the region in them."""
+    (left, top, right, bottom), (height, width) = region, size
     shrink = image.max_shrink
     while shrink > 1 and (right - left < width * shrink or bottom - top < height * shrink):
         shrink //= 2
-    region = [edge / shrink for edge in (x1 + left, y1 + top, x1 + right, y1 + bottom)]
+    wanted = [(start + edge) / shrink for start, edge in zip((box[0], box[1]) * 2, region, strict=True)]
     # whole pixels around the region, none of them from outside of the box
-    limits = [round(edge / shrink) for edge in (x1, y1, x2, y2)]
-    part = (
-        max(math.floor(region[0]), limits[0]),
-        max(math.floor(region[1]), limits[1]),
-        min(math.ceil(region[2]), max(limits[2], limits[0] + 1)),
-        min(math.ceil(region[3]), max(limits[3], limits[1] + 1)),
+    limits = [round(edge / shrink) for edge in box]
+    x1, y1 = max(math.floor(wanted[0]), limits[0]), max(math.floor(wanted[1]), limits[1])
+    x2 = min(math.ceil(wanted[2]), max(limits[2], limits[0] + 1))
+    y2 = min(math.ceil(wanted[3]), max(limits[3], limits[1] + 1))
+
+    def within(edge: float, start: int, stop: int) -> float:
+        return min(max(edge - start, 0.0), float(stop - start))
+
+    pixels = image.read((x1, y1, x2, y2), shrink, channels)
+    return pixels, (
+        within(wanted[0], x1, x2),
+        within(wanted[1], y1, y2),
+        within(wanted[2], x1, x2),
+        within(wanted[3], y1, y2),
     )
-    pixels = image.read(part, shrink, channels)
-    inside = [
-        min(max(edge - part[axis], 0.0), float(part[axis + 2] - part[axis]))
-        for edge, axis in zip(region, (0, 1, 0, 1), strict=True)
-    ]
-    result = resize(pixels, (inside[0], inside[1], inside[2], inside[3]), (height, width), interpolation, exact)
-    if frame is not None:
-        framed = torch.full((channels, *full), PADDING, dtype=torch.uint8)
-        framed[:, *frame] = result
-        result = framed
-    flips = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]
-    if flips:
-        result = result.flip(flips)
-    return result.mT if transposed else result
 
 
 def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolation: str, exact: bool) -> torch.Tensor:

@@ -3,141 +3,132 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from classifier.data.samples import PART_WORDS, SPLITS, UNASSIGNED, Problem, Samples, labels_of
+import pandas as pd
+
+from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.samples import PART_WORDS, SPLITS, list_paths, readable, require_known
 from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
 
-
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 
 
-class FolderSource:
+class ImageFolderDataModule(ClassificationDataModule):
     """root/<class>/**/*.jpg; or root/{train,val,test}/<class>/**, where val and test may be absent.
 
-    A part's folder may have any of the names in `PART_WORDS`, such as Training or valid.
-    Classes are in text order, as in torchvision. Which class a validation or test folder belongs to is decided by
-    its name alone: one that training lacks is an error, a missing one a warning.
+    A part's folder may have any of the names in `PART_WORDS`, such as Training or valid. Classes are in text order, as
+    in torchvision. Which class a validation or test folder belongs to is decided by its name alone: one that training
+    lacks is an error, a missing one a warning.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def prepare(self) -> None:
-        """Nothing to make: the folder is the user's."""
-
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
+    def list_samples(self) -> pd.DataFrame:
         """List the files.
 
-        Args:
-            classes: The class names of a trained model, in its order; by default the training folders' names.
-
         Raises:
-            UserError: No root, no class folders, a class folder without images, a class that `classes` lacks, parts
+            UserError: No root, no class folders, a class folder without images, a class that training lacks, parts
                 without training images, two folders for one part.
         """
         require_folder(self.root)
-        folders = _split_folders(self.root, classes) or {"": self.root}
-        if classes is None:
-            classes = self._class_names(folders.get("train", self.root))
-        paths: list[str] = []
-        labels: list[int] = []
-        splits: list[int] = []
+        parts = self._part_folders() or {"": ""}
+        classes = [*(self.given_classes or map(readable, self._class_folders(parts.get("train", ""))))]
+        tables = []
         other = Counter[str]()
-        for split, folder in folders.items():
-            names = [entry.name for entry in _subfolders(folder)]
-            labels_of(names, classes, f"{folder} has the class folder")
-            for label, name in enumerate(classes):
-                files = list(_files(folder / name))
-                other.update(path.suffix.lower() or path.name for path in files if not _is_image(path.name))
-                found = [path.relative_to(self.root).as_posix() for path in files if _is_image(path.name)]
-                if not found:
-                    self._report_empty(folder / name, split)
-                paths += found
-                labels += [label] * len(found)
-                splits += [SPLITS.index(split) if split else UNASSIGNED] * len(found)
-        self._report_left_out(folders, other)
-        return Samples.build(self.root, classes, paths, labels, splits=splits), []
+        for part, folder in parts.items():
+            names = {readable(name): name for name in _subfolders(self.root / folder)}
+            require_known(names, classes, f"{self.root / folder} has the class folder")
+            for label in classes:
+                place = f"{folder}/{names.get(label, label)}".lstrip("/")
+                files = list(list_files(self.root, place)) if label in names else []
+                images = [path for path in files if is_image(path)]
+                other.update(Path(path).suffix.lower() or Path(path).name for path in files if not is_image(path))
+                if not images:
+                    self._report_empty(place, label in names)
+                labels = pd.Categorical([label] * len(images), categories=classes)
+                tables.append(list_paths(images, labels, split=part or None))
+        self._report_left_out(set(parts.values()), other)
+        return pd.concat(tables, ignore_index=True).astype({"split": "str"})
 
-    def _class_names(self, folder: Path) -> list[str]:
-        names = [entry.name for entry in _subfolders(folder)]
-        if not names:
-            count = sum(1 for _ in image_files(folder))
+    def _part_folders(self) -> dict[str, str]:
+        """Part -> its folder where the root is divided into parts, else nothing."""
+        folders = _subfolders(self.root)
+        named = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
+        # a class may be called "train": it then holds images, not folders
+        with_classes = [name for name in named if _subfolders(self.root / name)]
+        found: dict[str, str] = {}
+        for name in sorted(with_classes, key=lambda name: SPLITS.index(named[name])):
+            if (other := found.setdefault(named[name], name)) != name:
+                raise UserError(
+                    f"{self.root / other} and {self.root / name} are both for {named[name]}: move all images into one"
+                )
+        # new test data may come without training data
+        if "train" in found or (self.given_classes and not set(folders) & set(self.given_classes)):
+            return found
+        if self.given_classes is None and folders and len(named) == len(folders):
             raise UserError(
-                f"{folder} has no class folders ({count} images lie directly in it): "
-                f"put the images of each class into {folder}/<class>/, or name another folder with data.root=..."
+                f"{self.root} is divided into {', '.join(named)}, but has no training images in class folders: put "
+                f"them into {self.root}/train/<class>/, or name another folder with data.root=..."
             )
-        return names
+        return {}
 
-    def _report_empty(self, folder: Path, split: str) -> None:
-        if folder.is_dir():
-            raise UserError(
-                f"the class folder {folder} holds no image ({', '.join(EXTENSIONS)}): add some, or remove the folder"
-            )
-        log.warning("%s: no folder for the class %r, so it goes without images", folder.parent, folder.name)
+    def _class_folders(self, folder: str) -> list[str]:
+        if names := _subfolders(self.root / folder):
+            return names
+        images = sum(map(is_image, list_files(self.root, folder)))
+        raise UserError(
+            f"{self.root / folder} has no class folders ({images} images lie directly in it): put the images of each "
+            "class into <class>/, or name another folder with data.root=..."
+        )
 
-    def _report_left_out(self, folders: dict[str, Path], other: Counter[str]) -> None:
+    def _report_empty(self, folder: str, exists: bool) -> None:
+        if exists:
+            kinds = ", ".join(EXTENSIONS)
+            raise UserError(f"the class folder {self.root / folder} holds no image ({kinds}): add some, or remove it")
+        log.warning("%s does not exist, so this part has no image of the class %r", folder, Path(folder).name)
+
+    def _report_left_out(self, parts: set[str], other: Counter[str]) -> None:
         """One line on what lies in the data folder and is not used."""
         left_out = []
         if other:
             kinds = ", ".join(f"{suffix} {count}" for suffix, count in other.most_common(5))
             left_out.append(f"{other.total()} files of kinds that are not read ({kinds})")
         # at the top of a root without parts, they are classes
-        beside = [] if "" in folders else [entry.name for entry in _subfolders(self.root)]
-        if beside := [name for name in beside if self.root / name not in folders.values()]:
+        if beside := [] if "" in parts else [name for name in _subfolders(self.root) if name not in parts]:
             left_out.append(f"folders beside those of the parts, {', '.join(beside[:5])}")
-        tops = {self.root, *folders.values()}
-        if loose := sum(_is_image(entry.name) for folder in tops for entry in os.scandir(folder)):
+        if loose := sum(is_image(entry.name) for top in {"", *parts} for entry in os.scandir(self.root / top)):
             left_out.append(f"{loose} images outside of class folders")
         if left_out:
             log.warning("%s: left out are %s", self.root, "; ".join(left_out))
 
 
 def require_folder(root: Path) -> None:
+    """Raise a UserError unless the data folder exists."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"the data folder {root} {what}: name yours with data.root=path/to/images")
 
 
-def _subfolders(folder: Path) -> list[os.DirEntry[str]]:
-    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    return sorted(entries, key=lambda entry: entry.name)
-
-
-def _split_folders(root: Path, classes: Sequence[str] | None) -> dict[str, Path]:
-    """Split -> its folder where the root is laid out by split, else nothing."""
-    folders = {entry.name: Path(entry.path) for entry in _subfolders(root)}
-    named = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
-    # a class may be called "train": it then holds images, not folders
-    with_classes = [name for name in named if _subfolders(folders[name])]
-    found: dict[str, Path] = {}
-    for name in sorted(with_classes, key=lambda name: SPLITS.index(named[name])):
-        if (other := found.setdefault(named[name], folders[name])) != folders[name]:
-            raise UserError(f"{other} and {folders[name]} are both for {named[name]}: move all images into one of them")
-    # new test data may come without training data
-    if "train" in found or (classes is not None and not set(folders) & set(classes)):
-        return found
-    if classes is None and folders and len(named) == len(folders):
-        raise UserError(
-            f"{root} is divided into {', '.join(named)}, but has no training images in class folders: put them into "
-            f"{root}/train/<class>/, or name another folder with data.root=..."
-        )
-    return {}
+def list_files(root: Path, folder: str = "") -> Iterator[str]:
+    """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden."""
+    for parent, folders, names in os.walk(root / folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        place = Path(parent).relative_to(root).as_posix()
+        prefix = "" if place == "." else f"{place}/"
+        yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The images below `folder`, in text order; hidden files and folders are passed over."""
-    return (path for path in _files(folder) if _is_image(path.name))
+    """The images below `folder`, in text order."""
+    return (folder / path for path in list_files(folder) if is_image(path))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+def is_image(path: str) -> bool:
+    """Whether its name ends as one of an image does."""
+    return path.lower().endswith(EXTENSIONS) and not path.rpartition("/")[2].startswith(".")
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))

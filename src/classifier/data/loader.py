@@ -1,38 +1,32 @@
-"""In which order, and on which process, samples are read; and how a run comes back to its place."""
+"""In which order, and by which process, samples are read; and how a run returns to its place."""
 
-import logging
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from types import FrameType
+from typing import Any, TypedDict
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
 from classifier.data.image import Box, Picture
-from classifier.data.samples import Samples
-from classifier.data.table_file import read_fixed
+from classifier.data.samples import boxes_of, labels_of, read_columns
 from classifier.data.transforms import EpochAugmentation
 from classifier.errors import UserError, require_choice
 from classifier.seeding import seed_place
-
-log = logging.getLogger(__name__)
-
 
 Key = tuple[int, int, int]
 """Epoch, position in `rows`, and how many times the epoch has drawn that position before."""
 
 
-class ReadImage(Protocol):
-    """`Preprocessing` or `Augmentation`."""
-
-    def __call__(self, picture: Picture, box: Box | None = None) -> torch.Tensor: ...
-
-
 class Item(TypedDict):
-    """An image, uint8 (C, H, W), the number of its class, and its row in the Samples table."""
+    """An image, uint8 (C, H, W), the number of its class, and its row in the table of samples."""
 
     image: torch.Tensor
     label: int
@@ -40,7 +34,7 @@ class Item(TypedDict):
 
 
 Batch = dict[str, torch.Tensor]
-"""`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the Samples table."""
+"""`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the table of samples."""
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -54,16 +48,73 @@ def collate(items: Sequence[Item]) -> Batch:
     }
 
 
+@dataclass(frozen=True)
+class Images:
+    """What reading processes need of N samples, in flat buffers that they share.
+
+    (A million paths as Python objects are copied into every worker, as their reference counts change.)
+
+    Args:
+        root: Folder that the paths are relative to.
+        paths: (N,).
+        labels: (N,), the numbers of the classes, as integers of any size.
+        boxes: int32 (N, 4), or None for whole images.
+        items: int64 (N,), what `read_images` is asked for; None where the images are files.
+        read_images: Items -> their pictures.
+    """
+
+    root: Path
+    paths: pa.StringArray
+    labels: np.ndarray
+    boxes: np.ndarray | None = None
+    items: np.ndarray | None = None
+    read_images: Callable[[np.ndarray], Sequence[Picture]] | None = None
+
+    @classmethod
+    def of(
+        cls, table: pd.DataFrame, root: Path, read_images: Callable[[np.ndarray], Sequence[Picture]] | None = None
+    ) -> "Images":
+        """Those of a table of samples; `read_images` is needed where it has a column `item`."""
+        paths = pa.array(table["path"])
+        pa.default_memory_pool().release_unused()  # it keeps for itself what listing and splitting took
+        return cls(
+            root=root,
+            paths=paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths,
+            labels=table["label"].cat.codes.to_numpy(),
+            boxes=boxes_of(table),
+            items=table["item"].to_numpy(np.int64) if "item" in table else None,
+            read_images=read_images,
+        )
+
+    def picture(self, row: int) -> Picture:
+        """What `decode` reads."""
+        if self.items is None or self.read_images is None:
+            return self.root / str(self.paths[row])
+        return self.read_images(self.items[row : row + 1])[0]
+
+    def box(self, row: int) -> Box | None:
+        if self.boxes is None:
+            return None
+        x1, y1, x2, y2 = self.boxes[row].tolist()
+        return x1, y1, x2, y2
+
+
 class ImageDataset(Dataset[Item]):
-    """The samples at `rows`, read by `read`.
+    """The samples at `rows`, read by `read`: a picture and its box -> uint8 (C, H, W).
 
     An item is asked for by `Key` in training, where all random draws are a function of (seed, epoch, row, times drawn
     before in the epoch), and by the position in `rows` alone otherwise.
     """
 
-    def __init__(self, samples: Samples, rows: np.ndarray, read: ReadImage | EpochAugmentation, seed: int = 0) -> None:
-        self.samples = samples
-        self.rows = rows
+    def __init__(
+        self,
+        images: Images,
+        rows: np.ndarray,
+        read: Callable[[Picture, Box | None], torch.Tensor] | EpochAugmentation,
+        seed: int = 0,
+    ) -> None:
+        self.images = images
+        self.rows = rows.astype(np.int32)
         self.read = read
         self.seed = seed
 
@@ -76,102 +127,52 @@ class ImageDataset(Dataset[Item]):
         if isinstance(key, tuple):
             seed_place(self.seed, epoch, row, *([repeat] if repeat else []))
         read = self.read.at(epoch) if isinstance(self.read, EpochAugmentation) else self.read
-        return {
-            "image": read(self.samples.image(row), self.samples.box(row)),
-            "label": int(self.samples.labels[row]),
-            "index": row,
-        }
+        image = read(self.images.picture(row), self.images.box(row))
+        return {"image": image, "label": int(self.images.labels[row]), "index": row}
 
 
 SAMPLERS = ("shuffle", "balanced", "weighted")
 
 
-def require_sampler(sampler: str, weights_file: str | None) -> None:
-    """Raise a UserError unless the two settings fit."""
-    require_choice("data.sampler", sampler, SAMPLERS)
-    if (sampler == "weighted") != (weights_file is not None):
-        raise UserError(
-            f"data.sampler={sampler} with data.weights_file={weights_file or 'null'}: a file of weights and "
-            "data.sampler=weighted go together"
-        )
-
-
-def warn_of_untrained(samples: Samples, rows: np.ndarray) -> None:
-    """Say which classes have none of the training images at `rows`: nothing can be learnt of them."""
-    counts = np.bincount(samples.labels[rows], minlength=len(samples.classes))
-    names = [samples.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
-    if names:
-        log.warning(
-            "%d of %d classes have no training image and will not be recognized: %s%s. Add some, or remove the class",
-            len(names),
-            len(samples.classes),
-            ", ".join(names[:5]),
-            ", ..." if len(names) > 5 else "",
-        )
-
-
-def training_weights(samples: Samples, rows: np.ndarray, sampler: str, weights_file: str | None) -> np.ndarray | None:
+def training_weights(
+    table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None
+) -> np.ndarray | None:
     """float64 (len(rows),), proportional to how often each of `rows` is drawn; None for each once an epoch.
 
     Raises:
-        UserError: The file cannot be read, or lacks a training image.
+        UserError: The settings do not fit, the file cannot be read, or it lacks a training image.
     """
-    if sampler == "shuffle":
-        return None
-    labels = samples.labels[rows]
+    require_choice("data.sampler", sampler, SAMPLERS)
+    if (sampler == "weighted") != (weights_file is not None):
+        raise UserError(f"data.sampler={sampler} does not fit data.weights_file={weights_file or 'null'}: use both")
     if sampler == "balanced":
-        weights: np.ndarray = 1 / np.bincount(labels)[labels]
-        return weights
-    by_path = _read_weights(Path(weights_file or ""))
-    missing = [path for path in map(samples.relative_path, rows) if path not in by_path]
-    if missing:
-        raise UserError(
-            f"{weights_file} has no weight for {missing[0]} and {len(missing) - 1} more training images: add them, "
-            "or use data.sampler=shuffle data.weights_file=null"
-        )
-    weights = np.array([by_path[samples.relative_path(row)] for row in rows])
+        labels = labels_of(table)[rows]
+        balanced: np.ndarray = 1 / np.bincount(labels)[labels]
+        return balanced
+    if weights_file is None:
+        return None
+    paths, advice = table["path"].iloc[rows], "or use data.sampler=shuffle data.weights_file=null"
+    weights = paths.map(_read_weights(Path(weights_file)))
+    if missing := paths[weights.isna()].tolist():
+        raise UserError(f"{weights_file} lacks the weight of {missing[0]} and {len(missing) - 1} more: add, {advice}")
     if not weights.any():
-        raise UserError(
-            f"all weights of the training images in {weights_file} are 0: raise some, or use data.sampler=shuffle "
-            "data.weights_file=null"
-        )
-    return weights
+        raise UserError(f"all weights of training images in {weights_file} are 0: raise some, {advice}")
+    return weights.to_numpy(np.float64)
 
 
-def _read_weights(path: Path) -> dict[str, float]:
-    weights: dict[str, float] = {}
+def _read_weights(path: Path) -> pd.Series:
+    """Path -> weight."""
     try:
-        for line, (name, text) in read_fixed(path, ("path", "weight")):
-            weight = _number(text)
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"line {line}: weight {text!r} is not a number from 0 on")
-            if weights.setdefault(name, weight) != weight:
-                raise ValueError(f"line {line}: {name} has two weights")
+        table = read_columns(path, ("path", "weight"))
+        weights = pd.to_numeric(table["weight"], errors="coerce")
+        for line, text in table["weight"][~weights.between(0, np.inf, inclusive="left")].items():
+            raise ValueError(f"line {line}: weight {text!r} is not a number of at least 0")
+        table = table.assign(weight=weights).drop_duplicates(["path", "weight"])
+        for line, name in table["path"][table["path"].duplicated()].items():
+            raise ValueError(f"line {line}: {name} has two weights")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read the weights {path} ({error}): name another file with data.weights_file"
-        ) from error
-    return weights
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> list[float]:
-    """A loss weight for each class, inverse to its share of `labels` int64 (N,), with a mean of 1 over the samples.
-
-    A class without samples has weight 0: it never occurs.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    occurring = int(np.count_nonzero(counts))  # plain numbers, as checkpoints hold no others
-    return [len(labels) / (occurring * count) if count else 0.0 for count in counts.tolist()]
-
-
-LAST_SECONDS = 30  # of a reading process, after SIGTERM
+        raise UserError(f"cannot read data.weights_file={path} ({error}): name another") from error
+    return table.set_index("path")["weight"]
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -179,9 +180,9 @@ class EpochSampler(Sampler[list[Key]]):
 
     The processes together take each sample once an epoch, and the same global batches whatever their number: of each
     global batch of `batch_size * world_size` samples, process `rank` takes each `world_size`-th. What is left at the
-    end is shared evenly with the batch before it, so that no process is left with nothing. Only with a `batch_size`
-    under 4 that may not give each process two images (BatchNorm cannot train on one; with a `batch_size` of 1, one):
-    then it is left out, another remainder each epoch.
+    end is shared evenly with the batch before it, so that no process is left with nothing. If the last two batches
+    together hold fewer than 2 images per process, the remainder is dropped (BatchNorm needs 2; with a `batch_size` of
+    1, one is enough): another remainder each epoch.
 
     Args:
         length: Number of training samples, at least `batch_size * world_size`.
@@ -279,7 +280,7 @@ class ShardSampler(SequentialSampler):
 
 
 class ResumableLoader(DataLoader[Item]):
-    """A training loader that knows its place: a resumed epoch goes on where it stopped."""
+    """A training loader that knows its place: a resumed epoch continues where it stopped."""
 
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
         super().__init__(dataset, batch_sampler=sampler, collate_fn=collate, **settings)
@@ -304,7 +305,7 @@ class ResumableLoader(DataLoader[Item]):
         return {**self.position, "images": self.epoch_sampler.batch_size * self.epoch_sampler.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there, if the sampler is still in that epoch when the next iteration begins.
+        """Continue from there, if the sampler is still in that epoch when the next iteration begins.
 
         Raises:
             UserError: The batches have another size now, so that neither place nor schedule would fit.
@@ -319,10 +320,19 @@ class ResumableLoader(DataLoader[Item]):
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
 
 
+LAST_SECONDS = 30  # of a reading process, after SIGTERM
+
+
 def outlive_signals(worker: int) -> None:
-    """Let a reading process go on where Ctrl-C or SIGTERM is sent to all: the main one may want more batches to stop
+    """Keep a reading process alive where Ctrl-C or SIGTERM is sent to all: the main one may need more batches to stop
     where it can be resumed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM may also be the main process', which has given up waiting for it to end
+    # SIGTERM may also come from the main process, which has given up waiting for this one to end
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(LAST_SECONDS))
+    # not killed by the alarm: torch would report that in whatever the main process does by then
+    signal.signal(signal.SIGALRM, _end)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os._exit(0)

@@ -1,41 +1,39 @@
-"""split.csv, which keeps which sample is in which part."""
+"""Which sample is in which part, and split.csv, which keeps that."""
 
-import csv
 import logging
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from classifier.data.samples import PART_WORDS, SPLITS, UNASSIGNED, Samples, numbered
-from classifier.data.table_file import read_fixed
+from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
 from classifier.errors import UserError, require_number, require_whole
 from classifier.files import whole_file
 
 log = logging.getLogger(__name__)
 
-
-Split = dict[str, np.ndarray]
-"""Name in `SPLITS` -> int64 rows of the Samples table, ascending. Absent where the data has no such part."""
+TRAIN, VAL, TEST = range(3)  # positions in SPLITS
+NONE = -1
 
 
 @dataclass(frozen=True)
 class Splitting:
     """How samples are divided; a function of the samples and these values alone.
 
-    Parts that the source prescribes are taken, the missing ones cut. A test part that it prescribes is never touched:
-    validation is cut from its training part. Samples of one group (see `Samples.group_ids`) stay on one side.
+    Parts that the data set prescribes are taken, the missing ones cut. A test part that it prescribes is never
+    touched: validation is cut from its training part. Samples of one group (see `group_ids`) stay on one side.
 
     Args:
         val_fraction: Share of the images to cut for validation, 0 for none, of what is not test already.
-        test_fraction: The same for test; used only where the source prescribes no part at all.
+        test_fraction: The same for test; used only where the data set prescribes no part at all.
         split_seed: Of the split alone, so that runs with different training seeds share a test set.
         fold: Which of `num_folds` folds is held out, counted from 0; None for no folds. The fold is the test part, or
-            where the source prescribes parts of its own, the validation part.
+            where the data set prescribes parts of its own, the validation part.
         num_folds: Number of folds.
         limit_per_class: The most samples of each class that each part keeps; None for all.
     """
@@ -63,131 +61,114 @@ class Splitting:
         if self.limit_per_class is not None:
             require_whole("data.limit_per_class", self.limit_per_class, 1, otherwise=", or null for all")
 
-    def split(self, samples: Samples) -> Split:
-        """Divide `samples`.
+    def split(self, table: pd.DataFrame) -> pd.Series:
+        """The part of each sample of `table`; NA for those beyond `limit_per_class`.
 
         Raises:
             UserError: There are fewer images, or groups, than folds.
         """
-        assigned, groups = samples.splits.copy(), samples.group_ids()
-        train, val, test = range(3)
-        prescribed = {number for number in (train, val, test) if (assigned == number).any()}
+        parts = _codes(table["split"]) if "split" in table else np.full(len(table), NONE)
+        units = _Units(group_ids(table), labels_of(table), whole="group" not in table)
+        prescribed = set(parts.tolist()) - {NONE}
         if self.fold is not None:
-            part = val if prescribed else test
-            if val in prescribed:
-                assigned[assigned == val] = train
-            pool = np.flatnonzero(assigned != test)
-            assigned[self._fold(samples, groups, pool)] = part
-            prescribed |= {part}
+            parts[parts == VAL] = TRAIN
+            pool = np.flatnonzero(parts != TEST)
+            parts[self._fold(units, pool)] = VAL if prescribed else TEST
+            prescribed |= {VAL if prescribed else TEST}
         elif not prescribed:
-            pool = np.arange(len(samples))
-            assigned[self._cut(samples, groups, pool, "test")] = test
-        if val not in prescribed:
-            pool = np.flatnonzero(assigned == (train if train in prescribed else UNASSIGNED))
-            assigned[self._cut(samples, groups, pool, "val")] = val
-        assigned[assigned == UNASSIGNED] = train
-        split = {name: np.flatnonzero(assigned == number) for number, name in enumerate(SPLITS)}
-        return self.limited(samples, {name: rows for name, rows in split.items() if len(rows)})
+            parts[self._cut(units, np.arange(len(table)), "test")] = TEST
+        if VAL not in prescribed:
+            pool = np.flatnonzero(parts == (TRAIN if TRAIN in prescribed else NONE))
+            parts[self._cut(units, pool, "val")] = VAL
+        parts[parts == NONE] = TRAIN
+        return self.limited(table, _names(parts))
 
-    def limited(self, samples: Samples, split: Split) -> Split:
-        """`split` with at most `limit_per_class` samples of each class in each part."""
-        return {name: self._some(samples.labels, rows) for name, rows in split.items()}
-
-    def _fold(self, samples: Samples, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
-        """Rows of the wanted fold of `pool`."""
-        pool_groups, labels = groups[pool], samples.labels[pool]
-        units, first = np.unique(pool_groups, return_index=True)
-        if len(units) < self.num_folds:
-            what = "images" if samples.groups is None else "groups"
-            raise UserError(
-                f"data.num_folds={self.num_folds} is more than the {len(units)} {what}: use data.num_folds="
-                f"{max(2, len(units))}"
+    def limited(self, table: pd.DataFrame, parts: pd.Series) -> pd.Series:
+        """`parts` with at most `limit_per_class` samples of each class in each part, NA for the others."""
+        if self.limit_per_class is None:
+            return parts
+        codes, labels = _codes(parts), labels_of(table)
+        kept = np.full(len(codes), NONE)
+        for part in (TRAIN, VAL, TEST):
+            random = np.random.default_rng((self.split_seed, 2))
+            # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
+            shuffled = random.permutation(np.flatnonzero(codes == part))
+            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = (
+                part
             )
-        most = int(np.bincount(labels[first] if samples.groups is None else labels).max())
+        return _names(kept)
+
+    def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
+        """Rows of the wanted fold of `pool`."""
+        ids, first = units.of(pool)
+        if len(ids) < self.num_folds:
+            what = "images" if units.whole else "groups"
+            raise UserError(
+                f"data.num_folds={self.num_folds} is more than the {len(ids)} {what}: use data.num_folds="
+                f"{max(2, len(ids))}"
+            )
+        most = int(np.bincount(units.labels[first] if units.whole else units.labels[pool]).max())
         if most < self.num_folds:
             hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
             raise UserError(f"data.num_folds={self.num_folds} is more than any class has members: use {hint}")
-        if samples.groups is None:  # a unit is an image, and has the class of its first box
-            folds = _folds(StratifiedKFold, self.num_folds, self.split_seed, labels[first])
-            chosen = units[folds[self.fold or 0]]
-        else:
-            folds = _folds(StratifiedGroupKFold, self.num_folds, self.split_seed, labels, pool_groups)
-            chosen = np.unique(pool_groups[folds[self.fold or 0]])
-        held_out: np.ndarray = pool[np.isin(pool_groups, chosen)]
-        return held_out
+        return units.rows(pool, [units.folds(pool, self.num_folds, self.split_seed)[self.fold or 0]])
 
-    def _cut(self, samples: Samples, groups: np.ndarray, pool: np.ndarray, part: str) -> np.ndarray:
+    def _cut(self, units: "_Units", pool: np.ndarray, part: str) -> np.ndarray:
         """Rows of `pool` for the `val` or `test` part, class by class."""
         fraction = self.test_fraction if part == "test" else self.val_fraction
         seed = self.split_seed if part == "test" else self.split_seed + 1
         if fraction <= 0 or len(pool) == 0:
             return pool[:0]
-        pool_groups, labels = groups[pool], samples.labels[pool]
-        units, first = np.unique(pool_groups, return_index=True)
-        if samples.groups is None:
-            chosen = units[_share(labels[first], fraction, seed)]
-        elif len(units) == 1:
+        ids, first = units.of(pool)
+        if len(ids) == 1 and not units.whole:
             return pool[:0]
-        else:
-            most = int(np.bincount(labels).max())
-            if most < 2:
-                raise UserError(
-                    f"data.{part}_fraction={fraction} cannot be cut from {len(pool)} images in groups, of which no "
-                    f"two are of one class: use data.{part}_fraction=0"
-                )
-            # so many folds of so many: 0.3 is three of ten
-            share = Fraction(fraction).limit_denominator(min(20, len(units), most))
-            number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
-            rows = np.concatenate(_folds(StratifiedGroupKFold, of, seed, labels, pool_groups)[:number])
-            chosen = np.unique(pool_groups[rows])
-        taken: np.ndarray = pool[np.isin(pool_groups, chosen)]
-        return taken
-
-    def _some(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if self.limit_per_class is None:
-            return rows
-        random = np.random.default_rng((self.split_seed, 2))
-        # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
-        shuffled = random.permutation(rows)
-        order = np.argsort(labels[shuffled], kind="stable")
-        starts = np.searchsorted(labels[shuffled][order], labels[shuffled][order])
-        kept: np.ndarray = np.sort(shuffled[order[np.arange(len(rows)) - starts < self.limit_per_class]])
-        return kept
+        if units.whole:
+            return units.rows(pool, [ids[_share(units.labels[first], fraction, seed)]])
+        most = int(np.bincount(units.labels[pool]).max())
+        if most < 2:
+            raise UserError(
+                f"data.{part}_fraction={fraction} cannot be cut from {len(pool)} images in groups, of which no "
+                f"two are of one class: use data.{part}_fraction=0"
+            )
+        # so many folds of so many: 0.3 is three of ten
+        share = Fraction(fraction).limit_denominator(min(20, len(ids), most))
+        number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
+        return units.rows(pool, units.folds(pool, of, seed)[:number])
 
 
-def grouped(samples: Samples, pattern: str) -> Samples:
-    """`samples` with those of one group where the regular expression finds the same text in their paths.
+@dataclass(frozen=True)
+class _Units:
+    """What must not be divided.
 
-    Raises:
-        UserError: The pattern is malformed, or finds nothing in a path.
+    Args:
+        groups: int64 (N,), the number of the unit of each sample.
+        labels: int64 (N,).
+        whole: Each unit is an image, which has the class of its first box; else a group of images.
     """
-    names = []
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
-    for row in range(len(samples)):
-        path = samples.relative_path(row)
-        found = expression.search(path)
-        name = found and found[1 if expression.groups else 0]
-        if not name:  # an empty text would put all such images into one group
-            raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
-        names.append(name)
-    return replace(samples, groups=numbered(names))
 
+    groups: np.ndarray
+    labels: np.ndarray
+    whole: bool
 
-def _folds(
-    kind: type[StratifiedKFold] | type[StratifiedGroupKFold],
-    count: int,
-    seed: int,
-    labels: np.ndarray,
-    groups: np.ndarray | None = None,
-) -> list[np.ndarray]:
-    """Positions in `labels` of each of `count` folds."""
-    splitter = kind(n_splits=count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
-        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
+    def of(self, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The units of the rows in `pool`, and the first row of each."""
+        ids, first = np.unique(self.groups[pool], return_index=True)
+        return ids, pool[first]
+
+    def rows(self, pool: np.ndarray, units: list[np.ndarray]) -> np.ndarray:
+        """The rows of `pool` in these units."""
+        rows: np.ndarray = pool[np.isin(self.groups[pool], np.concatenate(units))]
+        return rows
+
+    def folds(self, pool: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+        """The units of each of `count` folds of `pool`, stratified by class."""
+        kind = StratifiedKFold if self.whole else StratifiedGroupKFold
+        rows = self.of(pool)[1] if self.whole else pool
+        splitter = kind(n_splits=count, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
+            folds = splitter.split(rows, self.labels[rows], self.groups[rows])
+            return [self.groups[rows[held_out]] for _, held_out in folds]
 
 
 def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -206,64 +187,84 @@ def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def _box_text(samples: Samples, row: int) -> str:
-    box = samples.box(row)
-    return "" if box is None else " ".join(map(str, box))
+def _codes(parts: pd.Series) -> np.ndarray:
+    """int64, positions in `SPLITS`, or NONE."""
+    return pd.Index(SPLITS).get_indexer(pd.Index(parts))
 
 
-def write_split(path: Path, samples: Samples, split: Split) -> None:
+def _names(codes: np.ndarray) -> pd.Series:
+    return pd.Series(codes).map(dict(enumerate(SPLITS))).astype("str")
+
+
+def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """`table` with those of one group where the regular expression finds the same text in their paths.
+
+    Raises:
+        UserError: The pattern is malformed, or finds nothing in a path.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
+    paths = table["path"][usable(table)]
+    # not pandas' extract, which may be RE2's, with another grammar
+    found = [(match and match[min(expression.groups, 1)]) or "" for match in map(expression.search, paths)]
+    if "" in found:  # an empty text would put all such images into one group
+        path = paths.iloc[found.index("")]
+        raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
+    return table.assign(group=pd.Series(found, paths.index, dtype="str").reindex(table.index))
+
+
+def _box_text(table: pd.DataFrame) -> pd.Series:
+    if BOX[0] not in table:
+        return pd.Series("", table.index, dtype="str")
+    x1, y1, x2, y2 = (table[edge].astype("str") for edge in BOX)
+    return x1 + " " + y1 + " " + x2 + " " + y2
+
+
+def write_split(path: Path, table: pd.DataFrame) -> None:
     """Write split.csv: path, label (name), split, box.
 
     Raises:
         UserError: It cannot be written.
     """
-    with (
-        whole_file(path, "log_dir") as scratch,
-        scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split", "box"])
-        for name, rows in split.items():
-            for row in rows:
-                label = samples.classes[samples.labels[row]]
-                writer.writerow([samples.relative_path(row), label, name, _box_text(samples, row)])
+    listing = table[["path", "label", "split"]].assign(box=_box_text(table))
+    with whole_file(path, "log_dir") as scratch:
+        # part by part
+        pd.concat([listing[listing["split"] == part] for part in SPLITS]).to_csv(scratch, index=False)
 
 
-def read_split(path: Path, samples: Samples) -> Split:
-    """Read a split.csv, of a run or of one's own, for the same samples.
+def read_split(path: Path, table: pd.DataFrame) -> pd.Series:
+    """The part of each sample of `table` by a split.csv, of a run or of one's own; NA for those it does not list.
 
     The columns `path` and `split` are needed; `box` (x1 y1 x2 y2) tells the boxes of an image apart, and a file
-    without it divides whole images. Samples that it does not list are in no part. A part may have any of the names in
-    `PART_WORDS`.
+    without it divides whole images. A part may have any of the names in `PART_WORDS`.
 
     Raises:
         UserError: The file is missing or malformed, divides an image twice, or lists what is not in the data.
     """
-    table: dict[tuple[str, str], str] = {}
     try:
-        for line, (image, name, box) in read_fixed(path, ("path", "split"), optional=("box",)):
-            part = PART_WORDS.get(name.strip().lower())
-            if part is None:
-                raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
-            if table.setdefault((image, box), part) != part:
-                raise ValueError(f"line {line}: {image} is in {table[image, box]} and in {part}")
-        if not table:
+        listing = read_columns(path, ("path", "split"), optional=("box",))
+        listing = listing.reindex(columns=["path", "split", "box"], fill_value="")
+        part = listing["split"].str.strip().str.lower().map(PART_WORDS)
+        for line, name in listing["split"][part.isna()].items():
+            raise ValueError(f"line {line}: unknown split {name!r}, not {', '.join(SPLITS)}")
+        listing = listing.assign(split=part).drop_duplicates()
+        for line, image in listing["path"][listing.duplicated(["path", "box"])].items():
+            raise ValueError(f"line {line}: {image} is in two parts")
+        if listing.empty:
             raise ValueError("no samples")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the split file {path} ({error}): use data.split_file=null") from error
-    by_box = any(box for _, box in table)
-    rows_by_name: dict[str, list[int]] = {name: [] for name in SPLITS}
-    found = set()
-    for row in range(len(samples)):
-        key = (samples.relative_path(row), _box_text(samples, row) if by_box else "")
-        if key in table:  # else a file that came after the split was made
-            rows_by_name[table[key]].append(row)
-            found.add(key)
-    if gone := [file_path for file_path, box in table if (file_path, box) not in found]:
+    names, listed = table["path"], listing["path"]
+    if (listing["box"] != "").any():
+        names, listed = names + "\0" + _box_text(table), listed + "\0" + listing["box"]
+    if gone := listing["path"][~listed.isin(names)].tolist():
         raise UserError(
-            f"{len(gone)} of the {len(table)} samples in {path} are not in {samples.root} any more, "
-            f"{gone[0]} first: restore them, or use data.split_file=null to split anew"
+            f"{len(gone)} of the {len(listing)} samples in {path} are not in the data any more, {gone[0]} first: "
+            "restore them, or use data.split_file=null for a new split"
         )
-    if unlisted := len(samples) - sum(map(len, rows_by_name.values())):
-        log.info("%s does not list %d of the %d samples, which are in no part", path, unlisted, len(samples))
-    return {name: np.array(rows, dtype=np.int64) for name, rows in rows_by_name.items() if rows}
+    parts = names.map(pd.Series(listing["split"].array, listed)).astype("str")
+    if unlisted := int(parts.isna().sum()):  # files that came after the split was made
+        log.info("%s does not list %d of the %d samples, which are in no part", path, unlisted, len(table))
+    return parts

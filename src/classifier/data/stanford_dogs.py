@@ -8,16 +8,16 @@ Licence: none stated; the images come from ImageNet's training set (research use
 has therefore seen the test images: its score here is optimistic.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.io import loadmat
 
-from classifier.data.annotation_crop import VocSource
+from classifier.data.annotation_crop import AnnotationCropDataModule
 from classifier.data.download import download, extract
-from classifier.data.samples import SPLITS, Problem, Samples, labels_of
+from classifier.data.samples import order_classes, usable
 from classifier.errors import UserError
 from classifier.files import locked
 
@@ -33,38 +33,34 @@ ARCHIVES = {
 }
 
 
-def breed(folder: str) -> str:
-    """`Chihuahua` for the folder `n02085620-Chihuahua`."""
-    return folder.partition("-")[2] or folder
-
-
-class StanfordDogsSource(VocSource):
+class StanfordDogsDataModule(AnnotationCropDataModule):
     """The official layout below `root`: Images/, Annotation/, train_list.mat, test_list.mat.
 
     Args:
         download: Fetch what is missing.
         url: Where the three archives lie.
         sha256: Archive name -> checksum, where they are not the official ones.
+        objects, margin: See `AnnotationCropDataModule`.
     """
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         *,
         download: bool = True,
         url: str = URL,
         sha256: dict[str, str] | None = None,
         objects: str = "largest",
-        margin: float = 0.0,
+        **settings: Any,
     ) -> None:
         super().__init__(
-            root, images="Images", annotations="Annotation", objects=objects, margin=margin, class_from="folder"
+            root, images="Images", annotations="Annotation", class_from="folder", objects=objects, **settings
         )
         self.download = download
         self.url = url.rstrip("/")
         self.sha256 = sha256 or {}
 
-    def prepare(self) -> None:
+    def prepare_data(self) -> None:
         """Download and unpack what is missing; a second process waits for the first."""
         missing = {
             archive: entries
@@ -80,31 +76,19 @@ class StanfordDogsSource(VocSource):
                 for entry in entries:
                     extract(path, self.root, entry)
 
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
+    def list_samples(self) -> pd.DataFrame:
         """List the boxes with the official split and readable class names, in the folders' order."""
-        lists = {name: self._official_list(f"{name}_list.mat") for name in ("train", "test")}
-        samples, problems = super().read(None)
-        samples = self._with_class_names(samples, classes)
-        splits = np.full(len(samples), -1, dtype=np.int8)
-        by_path: dict[str, list[int]] = {}
-        for row in range(len(samples)):
-            by_path.setdefault(samples.relative_path(row).removeprefix("Images/"), []).append(row)
-        for name, listed in lists.items():
-            for path in listed:
-                for row in by_path.get(path, ()):
-                    splits[row] = SPLITS.index(name)
-        listed_rows = np.flatnonzero(splits >= 0)
-        return replace(samples, splits=splits).select(listed_rows), problems
+        parts = {f"Images/{path}": part for part in ("train", "test") for path in self._official_list(part)}
+        table = super().list_samples()
+        folders = pd.Categorical(table["label"], categories=order_classes(table["label"][usable(table)]))
+        table = table.assign(
+            label=folders.rename_categories(lambda folder: folder.partition("-")[2] or folder),
+            split=table["path"].map(parts).astype("str"),
+        )
+        return table[table["split"].notna() | ~usable(table)].reset_index(drop=True)
 
-    def _with_class_names(self, samples: Samples, classes: Sequence[str] | None) -> Samples:
-        names = tuple(breed(folder) for folder in samples.classes)
-        if classes is None:
-            return replace(samples, classes=names)
-        numbers = labels_of(names, classes, f"{self.root} has the breed")
-        return replace(samples, classes=tuple(classes), labels=numbers[samples.labels])
-
-    def _official_list(self, name: str) -> list[str]:
-        path = self.root / name
+    def _official_list(self, part: str) -> list[str]:
+        path = self.root / f"{part}_list.mat"
         if not path.is_file():  # scipy gives an OSError of its own
             raise UserError(
                 f"{path} does not exist: use data.download=true, or name the official layout with data.root=..."

@@ -1,6 +1,7 @@
-"""Training images that are smaller than the others: at first, or all along."""
+"""How an image becomes a network's input: preprocessing, augmentation, and the size of training images."""
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -77,7 +78,7 @@ class Preprocessing:
 
 
 class Augmentation:
-    """Reads an image for training: a random crop, cut while decoding, then torchvision v2 transforms.
+    """Reads an image for training: a random crop, cut while decoding, then transforms, such as torchvision's v2.
 
     All randomness comes from torch's global generator, which the dataset seeds for each sample.
 
@@ -85,7 +86,7 @@ class Augmentation:
         preprocessing: Gives the size; and the crop, where `crop` is None.
         crop: `scale` (min, max share of the area) and `ratio` (min, max of width / height) of
             torchvision's RandomResizedCrop.
-        transforms: Name -> config of a transform on a uint8 tensor (C, H, W), applied in this order; None is skipped.
+        transforms: Name -> config of a transform, uint8 (C, H, W) to the same, applied in this order; None is skipped.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(f"augment.crop={dict(crop)} must have scale and ratio: use augment.crop.ratio=[0.75,1.33]")
+            raise UserError(
+                f"data.augment.crop={dict(crop)} must have scale and ratio: use data.augment.crop.ratio=[0.75,1.33]"
+            )
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
-        self.steps = [build(config, f"augment.transforms.{name}") for name, config in named if config is not None]
+        self.steps = [build(config, f"data.augment.transforms.{name}") for name, config in named if config is not None]
 
     def region(self, width: int, height: int) -> Region:
         if self.crop is None:
@@ -112,6 +115,32 @@ class Augmentation:
         for step in self.steps:
             image = step(image)
         return image
+
+
+class Albumentations:
+    """An albumentations transform, which takes and gives numpy arrays, as one of `Augmentation`.
+
+    Args:
+        transform: One of albumentations, or a Compose of several.
+
+    Source: A. Buslaev et al., Albumentations: fast and flexible image augmentations, Information 11 (2), 2020.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        if not hasattr(transform, "set_random_state"):
+            raise UserError(
+                f"Albumentations needs a transform of albumentations, not {transform!r}: name it with "
+                "data.augment.transforms.<name>.transform._target_=albumentations.<Transform>"
+            )
+        self.transform = transform
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Apply it to uint8 (C, H, W), drawing from torch's global generator."""
+        seed = int(torch.randint(2**62, ()))
+        # one state for all steps of a Compose: equal seeds, as set_random_seed gives, would make them draw the same
+        self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        array = self.transform(image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()))["image"]
+        return torch.from_numpy(np.ascontiguousarray(array)).view(*array.shape[:2], -1).permute(2, 0, 1)
 
 
 def random_region(width: int, height: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
@@ -172,22 +201,19 @@ def train_sizes(value: Any, image_size: Size) -> dict[int, Size]:
     """
     if value is None:
         return {0: image_size}
-    if not isinstance(value, (list, tuple)) or not any(isinstance(entry, (list, tuple)) for entry in value):
-        sizes = {0: sides(value, "data.train_size")}
-    else:
-        if not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in value):
-            raise UserError(f"data.train_size={list(value)} must be pairs of an epoch and a size: use {FORM}")
-        for epoch, _ in value:
-            require_whole("data.train_size", epoch, 0, otherwise=f", where it names an epoch: use {FORM}")
-        sizes = {epoch: sides(size, "data.train_size") for epoch, size in value}
-        if 0 not in sizes or len(sizes) < len(value):
-            raise UserError(f"data.train_size={list(value)} must name epoch 0, and none of them twice: use {FORM}")
+    pairs = isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value)
+    entries = value if pairs else [[0, value]]
+    if not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in entries):
+        raise UserError(f"data.train_size={value} must be pairs of an epoch and a size: use {FORM}")
+    for epoch, _ in entries:
+        require_whole("data.train_size", epoch, 0, otherwise=f", where it names an epoch: use {FORM}")
+    sizes = {epoch: sides(size, "data.train_size") for epoch, size in entries}
+    if 0 not in sizes or len(sizes) < len(entries):
+        raise UserError(f"data.train_size={value} must name epoch 0, and none of them twice: use {FORM}")
     for height, width in sizes.values():
         if height > image_size[0] or width > image_size[1]:
-            raise UserError(
-                f"data.train_size={[height, width]} is larger than data.image_size={list(image_size)}, that of all "
-                "other images: use a larger data.image_size"
-            )
+            wanted = f"data.train_size={[height, width]}"
+            raise UserError(f"{wanted} is larger than data.image_size={list(image_size)}: use a larger data.image_size")
     return sizes
 
 
@@ -200,7 +226,7 @@ class EpochAugmentation:
         augment: Arguments of `Augmentation`.
 
     Raises:
-        UserError: A transform turns out images of another size.
+        UserError: A transform makes images of another size.
 
     Source: growing images: J. Howard, fast.ai's DAWNBench entry, 2018; smaller ones in training than in tests:
     H. Touvron et al., Fixing the train-test resolution discrepancy, NeurIPS 2019.
@@ -234,6 +260,6 @@ def _require_kept(augmentation: Augmentation, size: Size) -> None:
     found = tuple(augmentation(grey).shape[1:])
     if found != size:
         raise UserError(
-            f"augment makes {found[0]}x{found[1]} pixels of the {size[0]}x{size[1]} of data.train_size: take out the "
+            f"data.augment makes {found[0]}x{found[1]} pixels of {size[0]}x{size[1]}, a data.train_size: take out the "
             "transform with a size of its own, or use data.train_size=null"
         )

@@ -1,53 +1,60 @@
-"""Probabilities -> rows of predictions.csv; metrics -> metrics.json."""
+"""Probabilities -> a table of predictions; metrics -> metrics.json."""
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import pytorch_lightning as pl
 import torch
 
 from classifier.files import whole_file
 
 
-def label_columns(top_k: int) -> list[str]:
-    """label, confidence, label_2, confidence_2, ..."""
-    return [f"{name}_{k}" if k > 1 else name for k in range(1, top_k + 1) for name in ("label", "confidence")]
-
-
-def top_labels(probabilities: torch.Tensor, classes: Sequence[str], top_k: int) -> list[str]:
-    """The cells of `label_columns` for one image; probabilities float (K,)."""
-    values, labels = probabilities.topk(top_k)
-    cells: list[str] = []
-    for value, label in zip(values.tolist(), labels.tolist(), strict=True):
-        cells += [classes[label], f"{value:.6f}"]
-    return cells
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], key: str = "output") -> None:
-    """Write a CSV; it appears under its name when it is whole.
+class Predictions(pl.Callback):
+    """Collects what was predicted of each image in a test, of all processes, or in a prediction.
 
     Args:
-        key: The setting that names another place.
+        columns: Of the table.
+        predict: Probabilities float (B, K) -> a table of B rows with these columns.
 
-    Raises:
-        UserError: It cannot be written.
+    Attributes:
+        unreadable: The number of each image that could not be read -> why.
     """
-    with (
-        whole_file(path, key) as scratch,
-        scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+
+    def __init__(self, columns: list[str], predict: Callable[[torch.Tensor], pd.DataFrame]) -> None:
+        self.parts = [pd.DataFrame(columns=columns)]
+        self.predict = predict
+        self.unreadable: dict[int, str] = {}
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *number: Any, **more: Any
+    ) -> None:
+        self.unreadable |= batch.get("unreadable", {})
+        if outputs is not None:
+            self.parts.append(self.predict(outputs).set_index(batch["index"].numpy(force=True)))
+
+    on_predict_batch_end = on_test_batch_end
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            found: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(found, self.table())
+            self.parts = found
+
+    def table(self) -> pd.DataFrame:
+        """A row for each image, indexed by its number, in the order of these."""
+        filled = [part for part in self.parts if len(part)]
+        return pd.concat(filled).sort_index() if filled else self.parts[0]
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
-    """The metrics among `values`, to six decimals: what lies behind depends on the order of additions."""
-    kept = {
-        name: round(value, 6) for name, value in values.items() if name.split("/")[0] in ("train", "val", "test", "all")
+    """The metrics among `values`, to six decimals: further ones depend on the order of additions."""
+    parts = ("train/", "val/", "test/", "all/")
+    return {
+        name: round(values[name], 6) for name in sorted(values) if name.startswith(parts) and not name.endswith("_step")
     }
-    return {name: kept[name] for name in sorted(kept) if not name.endswith("_step")}
 
 
 def write_json(path: Path, metrics: dict[str, float], key: str = "output_dir") -> None:

@@ -1,4 +1,4 @@
-"""A config -> a network, with the statistics of its input."""
+"""Build a network from a config, and the normalisation of its input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError
-from classifier.instantiate import build, require_targets
+from classifier.instantiate import build, known_targets, require_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,11 +32,31 @@ class Normalize(nn.Module):
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
-MODEL_ROOTS = ("classifier.models.", "torch.nn.", "torchvision.models.", "timm.models.")
+LOADING = {"pretrained": False, "weights": None, "checkpoint_path": None}
+_registered: set[str] = set()
+
+
+def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's config that loads nothing: a checkpoint brings its own weights, and opening one needs no hub."""
+    return {**model, **{key: value for key, value in LOADING.items() if key in model}}
+
+
+def register_network(target: str) -> None:
+    """Let checkpoints name a network of your own.
+
+    Args:
+        target: What `model._target_` names, such as `my_project.Net`.
+    """
+    _registered.add(target)
+
+
+def known_networks() -> frozenset[str]:
+    """The networks that a checkpoint may name: those of configs/model/*.yaml, and those that were registered."""
+    return known_targets("model") | _registered
 
 
 def build_model(
-    config: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: Sequence[int]
+    config: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: Sequence[int], trusted: bool = True
 ) -> tuple[Normalize, nn.Module]:
     """Build a network and the normalisation that belongs before it.
 
@@ -44,12 +64,15 @@ def build_model(
         config: `_target_` and arguments of a network; `mean` and `std` (one number a channel, or null for those the
             weights were trained with, ImageNet's where there are none).
         num_classes, in_chans, image_size: Of the data; the network's last and first layers are made for them.
+        trusted: Whether the user wrote the config. One from a checkpoint may only name a known network and give it
+            plain values, and loads no weights.
 
     Raises:
-        UserError: The network does not exist or does not take the arguments.
+        UserError: The network does not exist, does not take the arguments, or is refused.
     """
-    settings = dict(config)
-    require_targets(settings, "model", MODEL_ROOTS)
+    settings = dict(config) if trusted else without_weights(config)
+    if not trusted:
+        _require_known(settings)
     mean, std = settings.pop("mean", None), settings.pop("std", None)
     network: nn.Module = build(
         settings, "model", num_classes=num_classes, in_chans=in_chans, image_size=list(image_size)
@@ -60,17 +83,28 @@ def build_model(
     return Normalize(mean, std), network
 
 
+def _require_known(config: Mapping[str, Any]) -> None:
+    """Refuse a config that could call anything but a known network with plain values.
+
+    `torch.nn.functional.torch.utils.collect_env.run`, for one, runs commands.
+    """
+    target = config.get("_target_")
+    if str(target) not in known_networks():
+        raise UserError(
+            f"model._target_={target} is not built from a checkpoint: for a network of your own, write a "
+            f'configs/model/NAME.yaml with that _target_, or call classifier.models.register_network("{target}") first'
+        )
+    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model")
+
+
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.{key}={values} must be a list of numbers, such as model.{key}=[0.5,0.5,0.5]") from error
-    if channels == 1 and len(numbers) == 3:
+    numbers = list(values) if isinstance(values, (list, tuple)) else []
+    fits = all(isinstance(number, (int, float)) and (key == "mean" or number > 0) for number in numbers)
+    if fits and channels == 1 and len(numbers) == 3:
         numbers = [sum(numbers) / 3]
-    if len(numbers) != channels:
-        raise UserError(f"model.{key}={numbers} has {len(numbers)} numbers for {channels} channels")
-    if key == "std" and min(numbers) <= 0:
-        raise UserError(f"model.std={numbers} must be positive")
+    if not fits or len(numbers) != channels:
+        kind = "numbers" if key == "mean" else "positive numbers"
+        raise UserError(f"model.{key}={values} must be {channels} {kind}, one for each channel")
     return numbers
 
 

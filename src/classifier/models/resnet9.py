@@ -61,7 +61,7 @@ class ResNet9(nn.Module):
     ) -> None:
         super().__init__()
         if pretrained:
-            raise UserError("ResNet9 has no pretrained weights: use model.pretrained=false, or init_from=... for yours")
+            raise UserError("ResNet9 has no pretrained weights: use model.pretrained=false or init_from=...")
         if min(image_size) < 8:
             raise UserError(
                 f"ResNet9 halves the image 3 times, so data.image_size={list(image_size)} is too small: use "

@@ -1,4 +1,4 @@
-"""A convolutional network that fits in one's head."""
+"""A small convolutional network."""
 
 from collections.abc import Sequence
 
@@ -43,9 +43,7 @@ class SimpleCNN(nn.Module):
     ) -> None:
         super().__init__()
         if pretrained:
-            raise UserError(
-                "SimpleCNN has no pretrained weights: use model.pretrained=false, or init_from=... for yours"
-            )
+            raise UserError("SimpleCNN has no pretrained weights: use model.pretrained=false or init_from=...")
         require_choice("model.head", head, ("flatten", "avg"))
         height, width = (side >> len(widths) for side in image_size)
         if height < 1 or width < 1:
@@ -56,17 +54,17 @@ class SimpleCNN(nn.Module):
         stages: list[nn.Module] = []
         channels = in_chans
         for stage_width in widths:
+            layers: list[nn.Module] = []
             for _ in range(depth):
-                stages.append(nn.Conv2d(channels, stage_width, 3, padding=1, bias=not batch_norm))
-                if batch_norm:
-                    stages.append(nn.BatchNorm2d(stage_width))
-                stages.append(nn.ReLU(inplace=True))
+                layers.append(nn.Conv2d(channels, stage_width, 3, padding=1, bias=not batch_norm))
+                layers += [nn.BatchNorm2d(stage_width)] if batch_norm else []
+                layers.append(nn.ReLU(inplace=True))
                 channels = stage_width
-            stages.append(nn.MaxPool2d(2))
+            stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         stages += [nn.AdaptiveAvgPool2d(1)] if head == "avg" else []
         self.features = nn.Sequential(*stages, nn.Flatten())
         features = channels * (1 if head == "avg" else height * width)
-        layers: list[nn.Module] = []
+        layers = []
         for hidden_width in hidden:
             layers += [nn.Linear(features, hidden_width), nn.ReLU(inplace=True)]
             features = hidden_width

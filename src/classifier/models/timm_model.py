@@ -16,7 +16,7 @@ from classifier.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-MOST_STRAY = 0.1  # share of the layers that may be missing in a file of weights, or be there in vain
+MOST_STRAY = 0.1  # the share of layers that a file of weights may lack, or hold without use
 
 
 def timm_model(
@@ -48,11 +48,10 @@ def timm_model(
         UserError: No such network, a missing file, a rate out of its range, or a hub that cannot be reached.
     """
     for library in ("huggingface_hub", "httpx", "timm"):
-        logging.getLogger(library).setLevel(logging.ERROR)  # each retry, twice; the refusal below says it once
+        logging.getLogger(library).setLevel(logging.ERROR)  # they log each retry; the error below says it once
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise UserError(f"model.name={name} is no network of timm: {hint}")
+        raise UserError(f"model.name={name} is no network of timm: {did_you_mean(architecture, timm.list_models())}")
     if tag and name not in (published := timm.list_pretrained(f"{architecture}.*")):
         raise UserError(f"model.name={name}: timm has no such weights: {did_you_mean(name, published)}")
     for key, path in (("weights", weights), ("checkpoint_path", checkpoint_path)):
@@ -67,37 +66,35 @@ def timm_model(
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
     try:
-        config = timm.get_pretrained_cfg(name)
-        if config is not None and config.fixed_input_size:
+        published_as = timm.get_pretrained_cfg(name)
+        if published_as is not None and published_as.fixed_input_size:
             options["img_size"] = tuple(image_size)
         network: nn.Module
         if weights is not None:
             network = _with_weights(name, weights, options)
         else:
             network = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path, **options)
-        if pretrained and config is not None and config.num_classes != num_classes:
-            _make_small(network.get_classifier())  # type: ignore[operator]
-        return network
     except UserError:
         raise
     except Exception as error:  # of many kinds, as the file, the arguments or the hub may be at fault
-        reason = _reason(error)
+        lines = [line.strip() for line in (str(error) or type(error).__name__).splitlines()]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # torch lists mismatches below a heading
         if weights or checkpoint_path:
-            file = f"model.weights={weights}" if weights else f"model.checkpoint_path={checkpoint_path}"
-            advice = f"see whether {file} holds weights for this network and number of classes"
+            advice = f"{weights or checkpoint_path} may hold weights of another network or number of classes"
         elif isinstance(error, TypeError):
             advice = "set the argument it does not take to null"
         elif pretrained:
-            advice = (
-                "use model.weights=FILE for a local copy of its weights, or model.pretrained=false to start without"
-            )
+            advice = "use model.weights=FILE for a local copy of its weights, or model.pretrained=false"
         else:
             advice = "use another data.image_size or model.name"
         raise UserError(f"cannot build model.name={name} ({reason}): {advice}") from error
+    if pretrained and published_as is not None and published_as.num_classes != num_classes:
+        _make_small(network.get_classifier())  # type: ignore[operator]
+    return network
 
 
 def _make_small(head: nn.Module) -> None:
-    """Start a new head near zero, so that its first gradients do not throw the pretrained features about.
+    """Start a new head near zero, so that its first gradients do not spoil the pretrained features.
 
     (Some of timm's networks draw it with a deviation of 0.2, for few classes.)
     """
@@ -108,53 +105,35 @@ def _make_small(head: nn.Module) -> None:
 
 
 def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:
-    """The network with the weights of a file, and an account of them; those of another network are refused.
+    """The network with the weights of a file. How much of it matched is logged, and another network's file is refused.
 
-    (timm takes a file of which nothing fits, or half of it, without a word.)
+    (timm loads a file of which half or nothing fits without an error.)
     """
     state = torch.get_rng_state()
-    plain: nn.Module = timm.create_model(name, pretrained=False, **options)
+    before = _matrices(timm.create_model(name, pretrained=False, **options).state_dict())
     torch.set_rng_state(state)
     network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
-    before, after = _matrices(plain.state_dict()), _matrices(network.state_dict())
-    stored = {} if weights.endswith(".npz") else _matrices(timm.models.load_state_dict(weights))
-    # what is as it began was not loaded, unless the file has it so
-    new = [key for key in after if torch.equal(before[key], after[key]) and not _same(stored.get(key), after[key])]
-    if set(after) - set(new) - set(stored):  # timm has renamed them, and their names tell nothing
-        stored = {}
+    after = _matrices(network.state_dict())
+    new = [key for key, value in after.items() if torch.equal(before[key], value)]  # as it was drawn: not loaded
+    stored = [] if weights.endswith(".npz") else list(_matrices(timm.models.load_state_dict(weights)))
+    if set(after) - set(new) - set(stored):
+        stored = []  # timm has renamed them, and their names say nothing about the network
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    ends = tuple(f"{layer}." for key in ("first_conv", "classifier") for layer in _names(config.get(key)))
+    layers = [config.get("first_conv"), config.get("classifier")]  # these depend on the data
+    ends = tuple(f"{name}." for layer in layers for name in ([layer] if isinstance(layer, str) else layer or ()))
     missing = [key for key in new if not key.startswith(ends)]
     unused = [key for key in stored if key not in after and not key.startswith(ends)]
+    matched = f"{len(after) - len(new)} of {len(after)} layers matched"
     if max(len(missing), len(unused)) > MOST_STRAY * len(after):
         raise UserError(
-            f"model.weights={weights} is of another network than model.name={name}: {len(after) - len(new)} of the "
-            f"network's {len(after)} layers matched, and {len(unused)} of the file's are not used"
+            f"model.weights={weights} is of another network than model.name={name}: {matched}, and {len(unused)} of "
+            "the file's are not used"
         )
-    log.info("%s: %d of %d layers matched%s", weights, len(after) - len(new), len(after), _listed("; new: ", new))
+    log.info("%s: %s; new: %s", weights, matched, ", ".join(key.removesuffix(".weight") for key in new) or "none")
     if unused:
-        log.warning("%s: %d layers are not used%s", weights, len(unused), _listed(": ", unused))
+        log.warning("%s: %d layers are not used: %s", weights, len(unused), ", ".join(unused[:5]))
     return network
 
 
 def _matrices(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if value.dim() > 1}
-
-
-def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
-    return one is not None and one.shape == other.shape and torch.equal(one.to(other.dtype), other)
-
-
-def _names(layers: str | Sequence[str] | None) -> Sequence[str]:
-    return (layers,) if isinstance(layers, str) else layers or ()
-
-
-def _listed(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{what}{', '.join(name.removesuffix('.weight') for name in names[:5])}{more}" if names else ""
-
-
-def _reason(error: Exception) -> str:
-    """The first line, with the second where that is behind a colon: torch heads its lists of mismatches so."""
-    lines = [line.strip() for line in (str(error) or type(error).__name__).splitlines()]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.check import cause_of
 from classifier.data.image import (
@@ -40,6 +39,7 @@ from classifier.data.samples import SPLITS, UNASSIGNED, Samples, numbered
 from classifier.errors import UserError
 from classifier.files import require_outside, whole_file
 from classifier.parallel import parallel_map, tracked, worker_count
+from classifier.runs import plain
 from classifier.tools.data import flag
 from classifier.tools.near_duplicates import equal_ones, members, near_duplicates
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from classifier.config import plain
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.errors import UserError, require_choice, require_flag, require_whole
+from classifier.runs import plain
 
 
 def open_data(config: DictConfig) -> ClassificationDataModule:

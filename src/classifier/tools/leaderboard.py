@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.config import on_main_process
 from classifier.errors import UserError, did_you_mean, require_whole
 from classifier.files import whole_file
+from classifier.runs import on_main_process
 
 Settings = dict[str, str]
 """Key of a config, such as `optimizer.lr` -> its value, as it is typed."""

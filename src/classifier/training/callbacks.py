@@ -1,22 +1,21 @@
-"""The bar of a run, at a cost that small networks do not feel."""
+"""What a run shows while it trains: pictures in TensorBoard, its speed, and the bar."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
 
 from classifier.evaluation.figures import confusion_figure, image_grid
+from classifier.training.lightning_private import ProgressBarFromOne
 from classifier.training.module import Batch, ImageClassifier
 
 
-def _tensorboards(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
+def _show(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            yield logger.experiment
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure, global_step=trainer.global_step)
 
 
 class FirstBatch(pl.Callback):
@@ -32,12 +31,10 @@ class FirstBatch(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if trainer.global_step > 0 or batch_idx > 0:
-            return
-        assert isinstance(pl_module, ImageClassifier)
-        titles = [pl_module.classes[label] for label in batch["label"][: self.count].tolist()]
-        for board in _tensorboards(trainer):
-            board.add_figure("images/first_batch", image_grid(batch["image"][: self.count].cpu(), titles))
+        if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
+            assert isinstance(pl_module, ImageClassifier)
+            titles = [pl_module.classes[label] for label in batch["label"][: self.count].tolist()]
+            _show(trainer, "images/first_batch", image_grid(batch["image"][: self.count].cpu(), titles))
 
 
 class ConfusionMatrix(pl.Callback):
@@ -45,11 +42,9 @@ class ConfusionMatrix(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        if trainer.sanity_checking or pl_module.confusion is None:
-            return
-        for board in _tensorboards(trainer):
+        if pl_module.confusion is not None and trainer.is_global_zero and not trainer.sanity_checking:
             figure = confusion_figure(pl_module.confusion.cpu(), pl_module.classes)
-            board.add_figure("images/confusion_matrix", figure, global_step=trainer.global_step)
+            _show(trainer, "images/confusion_matrix", figure)
 
 
 class Throughput(pl.Callback):
@@ -69,7 +64,7 @@ class Throughput(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if self.last:  # not so where an epoch is resumed, which has no start
+        if self.last:  # not in an epoch that is resumed, which has no start
             self.waited += time.monotonic() - self.last
 
     def on_train_batch_end(
@@ -95,10 +90,10 @@ class Throughput(pl.Callback):
                 logger.log_metrics({**rate, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
-class RunProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar, told of a step no more often than it is drawn.
+class RunProgressBar(ProgressBarFromOne):
+    """Lightning's RichProgressBar, updated no more often than it is drawn.
 
-    (Lightning's own fetches every metric from the device at each step. And it counts epochs from 0.)
+    (Lightning's own fetches every metric from the device at each step.)
 
     Args:
         refresh_rate: Times a second.
@@ -121,11 +116,6 @@ class RunProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The loss of the last logged step, under a short name: what is known of an epoch has a line of its own."""
+        """The loss of the last logged step, under a short name; the results of an epoch have a line of their own."""
         metrics = super().get_metrics(trainer, pl_module)
         return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        total = "" if self.trainer.max_epochs in (None, -1) else f"/{self.trainer.max_epochs}"
-        # as wide as the bar of the validation that takes its place
-        return f"Epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))

@@ -1,4 +1,4 @@
-"""An optimiser out of a config: any of torch, of timm, or of another package."""
+"""Build an optimiser from a config: any of torch, of timm, or of another package."""
 
 import inspect
 import pydoc
@@ -48,9 +48,9 @@ def timm_optimizer(
 
     Args:
         groups: Of parameters.
-        name: As in `timm.optim.list_optimizers()`, with `lookahead_` before it where that is wanted.
+        name: As in `timm.optim.list_optimizers()`, with `lookahead_` before it to wrap it.
         momentum, betas, eps: For those that have them; None for the optimiser's own.
-        arguments: Of this optimiser alone.
+        arguments: Others, of this optimiser alone.
 
     Raises:
         UserError: No such optimiser, or one that cannot run here.
@@ -60,12 +60,11 @@ def timm_optimizer(
     if base not in known:
         raise UserError(f"optimizer.name={name} is no optimiser of timm: {did_you_mean(base, known)}")  # type: ignore[arg-type]
     if timm.optim.get_optimizer_info(base).second_order:
-        raise UserError(f"optimizer.name={name} needs second derivatives, which training does not make: use another")
-    given = {"betas": betas, "eps": eps}
-    options = {key: value for key, value in given.items() if value is not None} | dict(arguments or {})
+        raise UserError(f"optimizer.name={name} needs second derivatives, which training does not compute: use another")
+    options: dict[str, Any] = {key: value for key, value in (("betas", betas), ("eps", eps)) if value is not None}
     try:
         return timm.optim.create_optimizer_v2(
-            list(groups), opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, **options
+            list(groups), opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, **options, **(arguments or {})
         )
-    except (ImportError, AssertionError) as error:  # of Apex and bitsandbytes
+    except (ImportError, AssertionError) as error:  # so Apex and bitsandbytes report what they lack
         raise UserError(f"optimizer.name={name} cannot be used here ({error}): use another") from error

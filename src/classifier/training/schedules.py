@@ -1,8 +1,8 @@
-"""Learning-rate schedules out of a config: a step a batch, each a function of the step and of the run's length."""
+"""Learning-rate schedules: each a function of the optimiser's steps and of the run's length."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,11 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from classifier.errors import UserError, require_number
-from classifier.instantiate import build
 
 log = logging.getLogger(__name__)
 
-LONGEST_WARMUP = 0.3  # of the run, as in one_cycle: a short run has to be at its full rate for most of its steps
+LONGEST_WARMUP = 0.3  # share of the run, as in one_cycle: a short run needs its full rate for most of its steps
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class RunLength:
     Args:
         total_steps: Of the whole run; infinite where it has no end in steps.
         steps_per_epoch: Of one epoch.
-        time_share: The share of `trainer.max_time` that is over by now; None where there is no such limit.
+        time_share: Gives the share of `trainer.max_time` that has passed; None without such a limit.
     """
 
     total_steps: float
@@ -36,7 +35,7 @@ class RunLength:
 
 
 def run_length(trainer: pl.Trainer) -> RunLength:
-    """That of the run which the Trainer has been set up for."""
+    """The length of the run that the Trainer has been set up for."""
     trainer.fit_loop.setup_data()  # the number of batches is known from here on
     total = trainer.estimated_stepping_batches
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
@@ -44,35 +43,19 @@ def run_length(trainer: pl.Trainer) -> RunLength:
 
 
 def _time_share(trainer: pl.Trainer) -> Callable[[], float] | None:
-    # trainer.max_time is a Timer too; what it counted before a resume it has from the checkpoint
+    # trainer.max_time is a Timer too; a resumed one has counted the time before
     timers = [item for item in trainer.callbacks if isinstance(item, Timer)]  # type: ignore[attr-defined]
     limits = [(timer, timer.time_elapsed() + rest) for timer in timers if (rest := timer.time_remaining()) is not None]
     if not limits:
         return None
-
-    def share() -> float:
-        # that of the first process, as all have to step at the same rate
-        return trainer.strategy.broadcast(max(timer.time_elapsed() / max(limit, 1e-9) for timer, limit in limits))
-
-    return share
-
-
-def build_scheduler(
-    config: Mapping[str, Any], optimizer: Optimizer, length: RunLength
-) -> LRScheduler | ReduceLROnPlateau:
-    """Build the schedule that `_target_` names, one of the functions below.
-
-    Raises:
-        UserError: The config does not fit the schedule, or the schedule the run.
-    """
-    scheduler: LRScheduler | ReduceLROnPlateau = build(config, "scheduler", optimizer, length)
-    return scheduler
+    # the first process decides, as all have to step at the same rate
+    return lambda: trainer.strategy.broadcast(max(timer.time_elapsed() / max(limit, 1e-9) for timer, limit in limits))
 
 
 def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.0, min_lr: float = 0.0) -> LRScheduler:
     """Half a cosine from the optimiser's rate down to `min_lr`, after a linear warm-up.
 
-    Where the run is limited in steps and in time, the one goes on that is nearer to its end.
+    In a run that is limited in steps and in time, it follows whichever is nearer to its end.
 
     Source: I. Loshchilov, F. Hutter, SGDR, ICLR 2017; warm-up: P. Goyal et al., arXiv:1706.02677.
     """
@@ -96,8 +79,8 @@ def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.
         warm = max((step + 1) / (warmup + 1), time_share(step) / LONGEST_WARMUP)
         return min(1.0, warm) * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
-    # torch's CosineAnnealingLR goes from each rate to the next one and keeps its length in the checkpoint: a run that
-    # is resumed with more epochs would climb again. A function of the step alone takes up the longer schedule.
+    # torch's CosineAnnealingLR computes each rate from the last one, and its state holds its length: a run resumed with
+    # more epochs would climb again. A function of the step alone continues with the longer curve.
     return LambdaLR(optimizer, factor)
 
 
@@ -140,7 +123,7 @@ def step(
     gamma: float = 0.1,
     warmup_epochs: float = 0.0,
 ) -> LRScheduler:
-    """Times `gamma` every `every_epochs` epochs, after a linear warm-up (which counts as part of them)."""
+    """Multiply the rate by `gamma` every `every_epochs` epochs, after a linear warm-up (which is part of them)."""
     require_number("scheduler.every_epochs", every_epochs, above=0)
     require_number("scheduler.gamma", gamma, above=0, most=1)
     size = max(1, round(every_epochs * length.steps_per_epoch))
@@ -157,7 +140,7 @@ def constant(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 
 def plateau(
     optimizer: Optimizer, length: RunLength, *, monitor: str, mode: str, factor: float = 0.1, patience: int = 5
 ) -> ReduceLROnPlateau:
-    """Times `factor` when `monitor` has not become better for more than `patience` epochs."""
+    """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)  # type: ignore[arg-type]
 
 
@@ -166,10 +149,7 @@ def _warmup_steps(length: RunLength, epochs: float) -> int:
     return int(min(round(epochs * length.steps_per_epoch), LONGEST_WARMUP * length.total_steps))
 
 
-LENGTH_KEYS = ("total_steps", "_schedule_phases")
-
-
 def forget_length(state: dict[str, Any]) -> None:
-    """Take out of a OneCycleLR's saved state how long the run was, so that a longer one can go on from it."""
-    for key in LENGTH_KEYS:
+    """Remove the run's length from a OneCycleLR's saved state, so that a longer run can resume from it."""
+    for key in ("total_steps", "_schedule_phases"):
         state.pop(key, None)

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from classifier.errors import UserError
-from classifier.resuming import SHARDED
+from classifier.runs import SHARDED
 
 MIN_PARAMETERS = 1_000_000  # of a block that is gathered on its own
 

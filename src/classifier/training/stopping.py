@@ -1,4 +1,4 @@
-"""How a run is told to stop: by a signal, or by early stopping."""
+"""Where a run stops, and the checkpoint that it resumes from."""
 
 import logging
 import os
@@ -7,14 +7,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.trainer.states import TrainerFn
+
+from classifier.errors import UserError, require_number, require_whole
+from classifier.training.lightning_private import validation_follows
+from classifier.training.loggers import EpochCSVLogger
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +31,30 @@ def exit_code(signum: int) -> int:
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the program as an exception does, so that what is half made is cleared away."""
+    """SIGTERM ends the program as an exception does, so that unfinished files are removed."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_code(signum))
 
-    if threading.current_thread() is not threading.main_thread():  # which alone can set what a signal does
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.getsignal(signal.SIGTERM)
+    _handle(leave, signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _handle(before, signal.SIGTERM)
+
+
+def _handle(handler: Any, *signums: int) -> None:
+    if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
+        for signum in signums:
+            signal.signal(signum, handler)
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C, for a run that stops where it can be resumed; a second Ctrl-C stops at once.
+    """Notes SIGTERM and Ctrl-C, for a run that then stops where it can be resumed; a second Ctrl-C stops at once.
 
-    (Lightning's own handler waits for another process within the handler itself, stops in the middle of accumulated
-    gradients, sees the signals of the first process alone, and saves nothing.)
+    (Lightning's own handler stops between accumulated gradients, saves nothing, and has processes wait for each other
+    within the handler.)
     """
 
     def __init__(self) -> None:
@@ -53,47 +62,25 @@ class StopSignals:
         self._since = 0.0
         self._group: Any = None
 
-    def attach(self, trainer: pl.Trainer) -> None:
-        """Handle the signals while `trainer` fits; while it tests, leave SIGTERM to whom it was left before.
-
-        Lightning puts back the handlers that were there before, when it is done.
-        """
-        connector = trainer._signal_connector
-        register = connector.register_signal_handlers
-
-        def handle() -> None:
-            before = signal.getsignal(signal.SIGTERM)
-            register()  # for those of SLURM
-            if threading.current_thread() is not threading.main_thread():
-                return
-            if trainer.state.fn == TrainerFn.FITTING:
-                signal.signal(signal.SIGTERM, self._note)
-                signal.signal(signal.SIGINT, self._note)
-            else:
-                signal.signal(signal.SIGTERM, before)
-
-        connector.register_signal_handlers = handle  # type: ignore[method-assign]
-
-    def connect(self, trainer: pl.Trainer) -> None:
-        """Let several processes agree, now that they know each other."""
+    def watch(self, trainer: pl.Trainer) -> None:
+        """Replace the handlers that Lightning has set for this fit. Its teardown restores those before its own."""
+        _handle(self._note, signal.SIGTERM, signal.SIGINT)
         if trainer.world_size > 1:
             # on the CPU: a GPU then does not wait for the agreement
             self._group = torch.distributed.new_group(backend="gloo")
-            # Lightning's, which has a GPU wait at each step
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        # within a second, it is the same one: torchrun hands on what a terminal has sent to all
+        # within a second, it is the same one: torchrun passes on what a terminal has sent to all
         if signum == signal.SIGINT and self.received and now - self._since > 1:
             raise KeyboardInterrupt
         if not self.received:
             self.received, self._since = signum, now
-            # not the log: the signal may have come while it writes
-            os.write(2, b"stopping behind this step, with a checkpoint\n")
+            # not the log, which the signal may have interrupted while it writes
+            os.write(2, b"stopping after this step or validation, with a checkpoint\n")
 
     def agreed(self, due: bool) -> tuple[int, bool]:
-        """The signal that any process got, 0 for none; and whether a checkpoint is due for any."""
+        """The signal that any process got, 0 for none; and whether any wants a checkpoint. All must ask together."""
         if self._group is None:
             return self.received, due
         wishes = torch.tensor([self.received, int(due)])
@@ -101,25 +88,126 @@ class StopSignals:
         return int(wishes[0]), bool(wishes[1])
 
 
-def _nothing() -> None:
-    pass
+class LastCheckpoint(Checkpoint):
+    """Keeps the whole state of the run, to resume from: at each epoch's end, and more often where asked for.
+
+    Mid-epoch checkpoints are written after an optimiser step, or after the validation that follows it (Lightning would
+    skip that validation on resume). A signal stops the run at the same points.
+
+    Args:
+        every_n_train_steps: Optimiser steps; None for none.
+        every_n_minutes: Minutes, fractions too; None for none.
+        filename: With `{step}` in it, every checkpoint is kept.
+
+    Raises:
+        UserError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        dirpath: str | Path,
+        every_n_train_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        filename: str = "last",
+    ) -> None:
+        if every_n_train_steps is not None:
+            require_whole("callbacks.last.every_n_train_steps", every_n_train_steps, 1, otherwise=", or null")
+        if every_n_minutes is not None:
+            require_number("callbacks.last.every_n_minutes", every_n_minutes, above=0)
+        self.every_n_steps = every_n_train_steps
+        self.every_n_minutes = every_n_minutes
+        self.path = str(Path(dirpath, f"{filename}.ckpt"))
+        self.signals = StopSignals()
+        self._sigterm_before: Any = signal.SIG_DFL
+        self._stopped_by = 0
+        self._saved_at = 0.0
+        self._step = 0
+        self._stepped = False  # whether the last batch ended with a step
+        self._between_steps = False  # whether the state can be resumed from as it is
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._sigterm_before = signal.getsignal(signal.SIGTERM)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _handle(self._sigterm_before, signal.SIGTERM)  # in a test there is nothing to save
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at, self._step = time.monotonic(), trainer.global_step
+        self.signals.watch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        self._between_steps = self._stepped and not (trainer.is_last_batch or validation_follows(trainer))
+        if self._between_steps:
+            due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+            self._save_if(trainer, due or self._time_is_up())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stepped and not (trainer.sanity_checking or trainer.is_last_batch):
+            self._save_if(trainer, self.every_n_steps is not None or self._time_is_up())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._between_steps = False
+        for logger in trainer.loggers:
+            if isinstance(logger, EpochCSVLogger):  # Lightning logs after this, and a kill could come in between
+                logger.log_epoch(trainer)
+        self._save_if(trainer, True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where an error came between two steps, as one of reading the data does."""
+        if isinstance(exception, Exception) and self._between_steps and self._nothing_has_begun(trainer):
+            try:
+                self._save(trainer)
+            except UserError as error:  # beside the exception itself
+                log.warning("%s", error)
+
+    def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """End a run that was told to stop, now that Lightning has logged what belongs to the checkpoint."""
+        if self._stopped_by:
+            # when a process fails, Lightning's first process kills all the others, and itself
+            raise SystemExit(exit_code(self._stopped_by) if trainer.local_rank == 0 else 0)
+
+    on_train_epoch_start = on_train_batch_start = on_train_end = _leave
+
+    def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
+        self._stopped_by, due = self.signals.agreed(due)
+        if due or self._stopped_by:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self._saved_at = time.monotonic()
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path.format(step=trainer.global_step))
+
+    def _time_is_up(self) -> bool:
+        return self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+
+    def _nothing_has_begun(self, trainer: pl.Trainer) -> bool:
+        """Whether no batch was taken from the loader since the last step ended."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        position = {} if trainer.datamodule is None else trainer.datamodule.state_dict().get("train_loader", {})  # type: ignore[attr-defined]
+        taken = position.get("batches", batches.completed)
+        return trainer.world_size == 1 and batches.ready == batches.completed == taken
 
 
 class RunEarlyStopping(EarlyStopping):
-    """Lightning's EarlyStopping, which after a resume keeps to its decision, and to the patience of the config.
+    """Lightning's EarlyStopping, which after a resume keeps its decision, and has the patience of the config.
 
     (Lightning's trains an epoch more, with the patience of the checkpoint.)
     """
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self.monitor.startswith("train/"):  # of the epoch, and not of one before it
-            self._check_on_train_epoch_end = True
-        self.strict = False  # a run that ends before its first validation has nothing to stop for
+    def __init__(self, monitor: str, **settings: Any) -> None:
+        # not strict: a run that ends before its first validation has nothing to stop for
+        super().__init__(
+            monitor, strict=False, check_on_train_epoch_end=monitor.startswith("train/") or None, **settings
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-            log.info("early stopping (callbacks.early_stopping=null goes on): %s", self.stopping_reason_message)
+            log.info("early stopping (train on with callbacks.early_stopping=null): %s", self.stopping_reason_message)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -131,7 +219,7 @@ class RunEarlyStopping(EarlyStopping):
         patient = reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and state["wait_count"] < self.patience
         if reason != EarlyStoppingReason.NOT_STOPPED and not patient:
             trainer.should_stop = True
-            log.info("early stopping has ended this run: callbacks.early_stopping=null takes it further")
+            log.info("early stopping has ended this run: callbacks.early_stopping=null trains it further")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "patience": self.patience})

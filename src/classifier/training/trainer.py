@@ -1,4 +1,4 @@
-"""A config -> Lightning's Trainer, with its refusals put into words."""
+"""Builds Lightning's Trainer from a config, and refuses what it or the machine cannot do."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
+from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -21,23 +21,14 @@ from classifier.training.sharding import SHARDED
 
 log = logging.getLogger(__name__)
 
-# advice of Lightning's that does not apply: the loaders shard and choose workers on their own, the metrics are summed
-# over processes, a short epoch's loss is logged each epoch, and modules in evaluation mode are frozen on purpose
-NOISE = (
-    ".*does not have many workers.*",
-    ".*Consider increasing the value of the `num_workers` argument.*",
-    ".*sync_dist=True.*",
-    ".*is smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*it is recommended to use `self.log.*",
-    ".*is not supported by the model summary.*",
-    ".*but have no `val_dataloader`.*",
-    ".*predict returned None.*",
-    ".*in eval mode at the start of training.*",
-    ".*Total length of `list` across ranks is zero.*",
-    ".*method of metric .* was called before the ``update``.*",
-    ".*Grad strides do not match bucket view strides.*",
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+NOISE = (  # seen in ordinary runs, where each is meant to be so
+    "Checkpoint directory .* exists and is not empty",
+    "Precision .* is not supported by the model summary",
+    "predict returned None",
+    "Total length of `list` across ranks is zero",
+    "The ``compute`` method of metric .* was called before the ``update``",
+    "Grad strides do not match bucket view strides",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
 
 
@@ -50,6 +41,9 @@ class NoProfiler(PassThroughProfiler):
 
 def quiet() -> None:
     """Keep from the terminal what is not for the user."""
+    # the loaders shard and choose workers on their own, metrics are summed over processes, the loss of a short epoch is
+    # logged too, and modules in evaluation mode are frozen on purpose
+    disable_possible_user_warnings()
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -62,31 +56,30 @@ def build_trainer(settings: dict[str, Any], run_dir: Path, extra_callbacks: list
     Raises:
         UserError: This machine lacks the devices or the precision asked for, or a key does not fit.
     """
-    _require_unscaling(settings)
-    if settings["trainer"]["strategy"] == SHARDED and settings["speed"]["channels_last"]:
+    trainer = settings["trainer"]
+    if trainer["strategy"] == SHARDED and settings["speed"]["channels_last"]:
         raise UserError(f"trainer.strategy={SHARDED} divides weights in torch's order: use speed.channels_last=false")
-    callbacks = _all(settings, "callbacks")
-    if not settings["trainer"]["enable_progress_bar"]:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    if not settings["trainer"]["enable_model_summary"]:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
-    loggers = _all(settings, "logger")
-    if not loggers:  # these two refuse to do without
-        callbacks = [
-            callback for callback in callbacks if not isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor))
-        ]
-    # what is switched off stays off: for these Lightning would bring its own
-    trainer = {
-        **settings["trainer"],
-        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
-        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
-        "enable_model_summary": any(isinstance(callback, ModelSummary) for callback in callbacks),
-    }
-    return make_trainer(trainer, run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
+    clipping, precision = trainer["gradient_clip_val"], trainer["precision"]
+    if str(precision).startswith("16") and clipping and settings["optimizer"].get("fused"):
+        # a fused optimiser takes scaled gradients, which cannot be clipped before
+        raise UserError(
+            f"trainer.gradient_clip_val={clipping} with trainer.precision={precision}: use optimizer.fused=false"
+        )
+    loggers, callbacks = (
+        [build(config, f"{section}.{name}") for name, config in (settings[section] or {}).items() if config is not None]
+        for section in ("logger", "callbacks")
+    )
+    kinds = {"checkpointing": Checkpoint, "progress_bar": ProgressBar, "model_summary": ModelSummary}
+    unwanted = [kind for name, kind in kinds.items() if not trainer.get(f"enable_{name}", True)]
+    unwanted += [] if loggers else [LearningRateMonitor, DeviceStatsMonitor]  # which refuse to do without
+    callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))]
+    # of a kind that was switched off, Lightning would bring its own
+    enabled = {f"enable_{name}": any(isinstance(found, kind) for found in callbacks) for name, kind in kinds.items()}
+    return make_trainer({**trainer, **enabled}, run_dir, callbacks=[*callbacks, *extra_callbacks], logger=loggers)
 
 
 def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.Trainer:
-    """Instantiate the `trainer` section.
+    """Build the Trainer that the section `trainer` describes.
 
     Raises:
         UserError: As `build_trainer`.
@@ -95,16 +88,15 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
     _require_numbers(config)
     if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
         raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
-    _require_precision(str(config["precision"]), str(config["accelerator"]))
+    _require_precision(config)
     if config.get("profiler") is None:
         config = {**config, "profiler": NoProfiler()}
     try:
         trainer: pl.Trainer = build(config, "trainer", plugins=_plugins(), default_root_dir=str(run_dir), **arguments)
     except UserError as error:
-        if not isinstance(error.__cause__, InstantiationException):
-            raise
-        of_hardware = re.search("gpu|cuda|mps|device|accelerator", str(error), re.IGNORECASE)
-        raise UserError(f"{error}; {_machine()}" if of_hardware else str(error)) from error
+        if re.search("gpu|cuda|mps|device|accelerator", str(error), re.IGNORECASE):
+            raise UserError(f"{error}; {_machine()}") from error
+        raise
     if config.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false")
     return trainer
@@ -112,8 +104,9 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
 
 def _require_numbers(config: dict[str, Any]) -> None:
     """Refuse what Lightning takes, and then trains nothing or ends in a traceback."""
-    if (epochs := config.get("max_epochs")) is not None and epochs != -1:
+    if (epochs := config.get("max_epochs")) not in (None, -1):
         require_whole("trainer.max_epochs", epochs, 1, otherwise=", or -1 for no limit")
+    require_whole("trainer.max_steps", config.get("max_steps", -1), -1)
     require_whole("trainer.accumulate_grad_batches", config.get("accumulate_grad_batches", 1), 1)
     if config.get("limit_train_batches") == 0:
         raise UserError("trainer.limit_train_batches=0 trains nothing: use a share of the batches, or a number")
@@ -124,28 +117,34 @@ def _require_numbers(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.max_time={limit} must be days, hours, minutes, seconds: trainer.max_time=00:00:30:00")
 
 
+def _require_precision(config: dict[str, Any]) -> None:
+    precision = str(config["precision"])
+    on_gpu = config["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if precision.startswith("16") and not on_gpu and not torch.backends.mps.is_available():
+        # Lightning takes bf16 instead, with no more than a warning
+        raise UserError(f"trainer.precision={precision} needs a GPU: use trainer.precision=bf16-mixed or 32-true")
+    if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"trainer.precision={precision} is not supported by this GPU: use trainer.precision=16-mixed")
+
+
+def with_usable_precision(config: dict[str, Any]) -> dict[str, Any]:
+    """The `trainer` section of an evaluation, in full precision where this machine lacks that of the training."""
+    try:
+        _require_precision(config)
+    except UserError as error:
+        log.warning("%s Evaluating with trainer.precision=32-true", error)
+        return {**config, "precision": "32-true"}
+    return config
+
+
 def _plugins() -> list[Any]:
     if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
         return [AtomicCheckpointIO()]
     try:
-        # a requeued job goes on by resume=...; Lightning's own way has another signal and another checkpoint
+        # a requeued job continues by resume=...; Lightning's own way has another signal and another checkpoint
         return [AtomicCheckpointIO(), SLURMEnvironment(auto_requeue=False)]
     except RuntimeError as error:
         raise UserError(f"SLURM: {error}") from error
-
-
-def _all(settings: dict[str, Any], section: str) -> list[Any]:
-    named = (settings[section] or {}).items()
-    return [build(config, f"{section}.{name}") for name, config in named if config is not None]
-
-
-def _require_unscaling(settings: dict[str, Any]) -> None:
-    precision, clipping = str(settings["trainer"]["precision"]), settings["trainer"]["gradient_clip_val"]
-    if precision.startswith("16") and clipping and settings["optimizer"].get("fused"):
-        # a fused optimiser takes scaled gradients, which cannot be clipped before
-        raise UserError(
-            f"trainer.gradient_clip_val={clipping} with trainer.precision={precision}: use optimizer.fused=false"
-        )
 
 
 def _machine() -> str:
@@ -153,22 +152,3 @@ def _machine() -> str:
     if count == 0:
         return "this machine has no GPU: use trainer=cpu"
     return f"this machine has {count} GPU{'s' if count > 1 else ''}: use trainer.devices={count}, or trainer=cpu"
-
-
-def with_usable_precision(config: dict[str, Any]) -> dict[str, Any]:
-    """The `trainer` section of an evaluation, in full precision where this machine lacks that of the training."""
-    try:
-        _require_precision(str(config["precision"]), str(config["accelerator"]))
-    except UserError as error:
-        log.warning("%s Evaluating with trainer.precision=32-true", error)
-        return {**config, "precision": "32-true"}
-    return config
-
-
-def _require_precision(precision: str, accelerator: str) -> None:
-    on_gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    if precision.startswith("16") and not on_gpu and not torch.backends.mps.is_available():
-        # Lightning takes bf16 instead, with no more than a warning
-        raise UserError(f"trainer.precision={precision} needs a GPU: use trainer.precision=bf16-mixed or 32-true")
-    if precision.startswith("bf16") and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"trainer.precision={precision} is not supported by this GPU: use trainer.precision=16-mixed")

@@ -4,20 +4,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 
 from classifier.data import ClassificationDataModule
-from classifier.data.loader import balanced_class_weights
+from classifier.data.samples import labels_of
 from classifier.errors import UserError, did_you_mean
-from classifier.models.network import require_image_size
+from classifier.models.network import require_image_size, without_weights
 from classifier.training.checkpoints import init_from
-from classifier.training.module import ImageClassifier, without_weights
+from classifier.training.module import ImageClassifier
 
 log = logging.getLogger(__name__)
 
 
 def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
-    """Build what a run trains, with all that can be refused before its first step.
+    """Build what a run trains, and refuse what can be refused before its first step.
 
     Args:
         settings: The resolved config.
@@ -27,7 +28,18 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     Raises:
         UserError: The config does not fit together.
     """
-    model = _build(settings, datamodule, new)
+    if settings["loss"].get("class_weight") == settings["data"]["sampler"] == "balanced":
+        log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes count twice")
+    labels = labels_of(datamodule.samples)[datamodule.rows("train")]
+    pl.seed_everything(settings["seed"], verbose=False)
+    model = ImageClassifier(
+        model=settings["model"] if new else without_weights(settings["model"]),
+        classes=list(datamodule.classes),
+        preprocessing=datamodule.preprocessing.to_dict(),
+        class_counts=np.bincount(labels, minlength=datamodule.num_classes).tolist(),
+        trusted=True,
+        **{key: settings[key] for key in ("optimizer", "scheduler", "finetune", "loss", "mix", "seed")},
+    )
     channels, image_size = model.preprocessing.channels, model.preprocessing.image_size
     require_image_size(model.network, channels, image_size)
     for size in set(datamodule.augmentation.sizes.values()) - {image_size}:
@@ -40,50 +52,17 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     return model
 
 
-def _build(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
-    network = settings["model"] if new else without_weights(settings["model"])
-    pl.seed_everything(settings["seed"], verbose=False)
-    return ImageClassifier(
-        model=network,
-        classes=list(datamodule.classes),
-        preprocessing=datamodule.preprocessing.to_dict(),
-        optimizer=settings["optimizer"],
-        scheduler=settings["scheduler"],
-        finetune=settings["finetune"],
-        loss=_with_class_weights(settings, datamodule),
-        mix=settings["mix"],
-        seed=settings["seed"],
-        on_oom=settings["on_oom"],
-    )
-
-
-def _with_class_weights(settings: dict[str, Any], datamodule: ClassificationDataModule) -> dict[str, Any]:
-    """The section `loss` with `none` and `balanced` in numbers."""
-    weights = settings["loss"]["class_weight"]
-    if weights == "balanced":
-        labels = datamodule.samples.labels[datamodule.rows("train")]
-        weights = balanced_class_weights(labels, datamodule.num_classes)
-        if settings["data"]["sampler"] == "balanced":
-            log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes are made up for twice")
-    return {**settings["loss"], "class_weight": None if weights == "none" else weights}
-
-
 def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     monitor = settings["monitor"]
-    if monitor not in model.metric_names:
-        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(str(monitor), model.metric_names)}")
+    if monitor not in model.task.metric_names:
+        raise UserError(f"monitor={monitor} is not logged: {did_you_mean(str(monitor), model.task.metric_names)}")
     mode = "min" if monitor.endswith("loss") else "max"
     if settings["mode"] != mode:
         raise UserError(f"mode={settings['mode']} would keep the worst {monitor}: use mode={mode}")
-    if monitor.startswith("val/") and "val" not in datamodule.split:
+    if monitor.startswith("val/") and ("val" not in datamodule.parts or settings["trainer"]["limit_val_batches"] == 0):
         raise UserError(
-            f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
-            "or monitor=train/loss mode=min"
-        )
-    if monitor.startswith("val/") and settings["trainer"]["limit_val_batches"] == 0:
-        raise UserError(
-            f"monitor={monitor} needs validation, and trainer.limit_val_batches=0 does without: use monitor=train/loss "
-            "mode=min"
+            f"monitor={monitor} needs validation images: use data.val_fraction=0.1 trainer.limit_val_batches=null, or "
+            "monitor=train/loss mode=min"
         )
 
 

@@ -1,95 +1,94 @@
 """A checkpoint on labelled images -> metrics.json and predictions.csv."""
 
+import inspect
 import logging
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import RichProgressBar
 
-from classifier.config import new_run_dir, plain, run_dir_of
+from classifier.cli import argument
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.data.samples import UNASSIGNED
-from classifier.errors import require_flag
-from classifier.evaluation.predictions import label_columns, rounded, top_labels, write_json, write_table
+from classifier.data.samples import BOX, fingerprint
+from classifier.data.split import Splitting
+from classifier.data.transforms import Preprocessing
+from classifier.errors import UserError
+from classifier.evaluation.predictions import rounded, write_json
+from classifier.files import write_csv
+from classifier.instantiate import known_targets, require_plain
 from classifier.models.network import require_image_size
-from classifier.training.checkpoints import RUN_KEY, open_model
-from classifier.training.memory import described, out_of_memory_told
-from classifier.training.module import Batch, ImageClassifier
-from classifier.training.speed import speed_up
-from classifier.training.trainer import make_trainer, with_usable_precision
+from classifier.runs import new_run_dir, plain, run_dir_of
+from classifier.training.checkpoints import RUN_KEY, read_checkpoint
+from classifier.training.memory import report_out_of_memory
+from classifier.training.module import ImageClassifier
+from classifier.verbs import predict
 
 log = logging.getLogger(__name__)
 
-# settings that say which data is meant; another one, such as a margin, leaves the images what they are, and those that
-# were trained on must then not be taken for new
-WHERE = ("_target_", "root", "table", "annotations", "images", "image_sets", "name", "options",
-         "x_train", "y_train", "x_val", "y_val", "x_test", "y_test")  # fmt: skip
-DIVISION = ("fold", "limit_per_class", "group_pattern")  # made the run's own split.csv, and are for no other data
+
+def stored_values(checkpoint: Path) -> dict[str, Any]:
+    """What eval.yaml takes over from a checkpoint: which data, and how its images were read.
+
+    The file may come from a stranger. So these are plain values, and nothing else of its config is looked at: where to
+    write, what to fetch and how many processes to start is this checkout's to say.
+
+    Raises:
+        UserError: The checkpoint cannot be used, or names a data module that is not in configs/data.
+    """
+    values, opened = predict.stored_values(checkpoint), read_checkpoint(checkpoint)
+    try:
+        stored, target = dict(opened[RUN_KEY]["config"]["data"]), str(opened[RUN_KEY]["config"]["data"]["_target_"])
+        reading = Preprocessing.from_dict(opened["hyper_parameters"]["preprocessing"]).to_dict()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"ckpt_path={checkpoint} does not say how its images were read ({error!r})") from error
+    known = target in known_targets("data")
+    if not known and argument("data") is None:
+        raise UserError(
+            f"data._target_={target} is not opened from a checkpoint: where it is your own, add a file "
+            "configs/data/NAME.yaml that names it, or say which data to use with data=NAME"
+        )
+    own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
+    reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
+    require_plain({**own, **reading}, "data")
+    return {
+        "data": {"defaults": ["_base"], **({"_target_": target} if known else {}), **own},
+        "run": {**values["run"], "data": reading},
+    }
 
 
-class PredictionRows(pl.Callback):
-    """Collects index, label and the k likeliest classes of each tested image, of all processes."""
-
-    def __init__(self, classes: tuple[str, ...], top_k: int) -> None:
-        self.classes = classes
-        self.top_k = min(top_k, len(classes))
-        self.rows: dict[int, list[str]] = {}
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        probabilities = outputs.softmax(1).cpu()
-        for index, label, row in zip(batch["index"].tolist(), batch["label"].tolist(), probabilities, strict=True):
-            self.rows[index] = [*top_labels(row, self.classes, self.top_k), self.classes[label]]
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:
-            parts: list[dict[int, list[str]]] = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(parts, self.rows)
-            self.rows = {index: row for part in parts for index, row in part.items()}
+def own_parameters(kind: type) -> list[str]:
+    """The parameters that say which data a data module means: those that not every data module has, and `root`."""
+    common = inspect.signature(ClassificationDataModule).parameters.keys() - {"root"}
+    parameters = inspect.signature(kind).parameters.values()
+    return [item.name for item in parameters if item.name not in common and item.kind is not item.VAR_KEYWORD]
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Evaluate `ckpt_path` on a part of the data; return what metrics.json holds.
 
     Args:
-        config: As configs/eval.yaml composes it with the checkpoint's own data section.
+        config: As configs/eval.yaml composes it with the `stored_values` of the checkpoint.
 
     Raises:
         UserError: Wrong input.
     """
     settings = plain(config)
     path = Path(settings["ckpt_path"])
-    require_flag("flip", settings["flip"])
-    model, checkpoint = open_model(path)
-    model.flip = settings["flip"]
+    model, checkpoint, trainer, collector = predict.open_checkpoint(settings)
     run_dir = run_dir_of(path)
-    datamodule = _data_of(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
+    datamodule = _open_data(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
     datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
     rows = datamodule.rows(datamodule.test_split)
     require_image_size(model.network, datamodule.preprocessing.channels, datamodule.preprocessing.image_size)
-    collector = PredictionRows(model.classes, settings["top_k"])
-    trainer = make_trainer(
-        with_usable_precision(settings["trainer"]),
-        run_dir,
-        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
-        logger=False,
-        enable_model_summary=False,
-    )
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
-    memory = described(datamodule.batch_size, datamodule.preprocessing.image_size, trainer.precision)
-    with out_of_memory_told(memory, f"use data.batch_size={max(1, datamodule.batch_size // 2)}"):
+    size = datamodule.batch_size
+    with report_out_of_memory(f"data.batch_size={size}", f"use data.batch_size={max(1, size // 2)}"):
         trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {
         **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
@@ -99,55 +98,54 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     }
     if trainer.is_global_zero:
         output = Path(settings["output_dir"]) if settings["output_dir"] else new_run_dir(run_dir / "eval")
-        _write_predictions(output / "predictions.csv", datamodule, collector)
+        predictions = collector.table()
+        samples = datamodule.samples.loc[predictions.index]
+        table = samples[["path"]].assign(status="ok").join(predictions).assign(target=samples["label"])
+        table = table.join(samples.filter(BOX))
+        write_csv(output / "predictions.csv", table, "output_dir", float_format="%.6f")
         write_json(output / "metrics.json", metrics)
         log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" in name))
         log.info("in %s: metrics.json, predictions.csv", output)
     return metrics
 
 
-def _data_of(
-    model: ImageClassifier, record: dict[str, Any], settings: dict[str, Any], split_file: Path
+def _open_data(
+    model: ImageClassifier, record: Mapping[str, Any], settings: dict[str, Any], split_file: Path
 ) -> ClassificationDataModule:
-    """The data to evaluate on.
+    """The data to evaluate on. Nothing is fetched or made for it.
 
     The run's own is divided as it was then, whatever was added to the folder since. Of another folder that has no
     parts of its own, all images are new to the model, and all are evaluated by default.
     """
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     typed = {text.partition("=")[0].lstrip("+") for text in overrides}
-    trained_on = record["config"]["data"]
-    same_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in WHERE)
-    # images are read as in training, whatever data section is chosen, unless told otherwise
-    stored = model.preprocessing.to_dict()
-    settings = {**settings, **{key: value for key, value in stored.items() if f"data.{key}" not in typed}}
-    settings["augment"] = settings["train_size"] = None
-    if "data.split_file" not in typed:
-        settings["split_file"] = str(split_file) if same_data and split_file.is_file() else None
-    if settings["split_file"] is not None or not same_data:
-        settings |= {key: None for key in DIVISION if f"data.{key}" not in typed}
-    datamodule = build_datamodule(settings, classes=list(model.classes))
-    if same_data:  # what is meant to be another folder is not made or fetched
-        datamodule.prepare_data()
+    build = partial(build_datamodule, classes=list(model.classes))
+    datamodule, trained_on = build(settings), record["config"]["data"]
+    keys = ["_target_", *own_parameters(type(datamodule))]
+    own_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in keys)
+    divided = own_data
+    if not own_data:
+        table = datamodule.read()
+        divided = "split" in table and bool(table["split"].notna().any())
+        if not divided and split_file.is_file() and str(datamodule.root.resolve()) == record.get("data_root"):
+            # images of the run, listed in another way: those that were trained on are not new
+            own_data = divided = bool(table["path"].isin(pd.read_csv(split_file, usecols=["path"])["path"]).any())
+    if own_data and "data.split_file" not in typed:
+        if split_file.is_file():
+            settings = {**settings, "split_file": str(split_file)}
+        else:
+            division = [*inspect.signature(Splitting).parameters, "group_pattern"]
+            stored = {key: trained_on[key] for key in division if key in trained_on and f"data.{key}" not in typed}
+            require_plain(stored, "data")
+            settings = {**settings, **stored}
+        datamodule = build(settings)
     datamodule.setup()
-    if same_data and datamodule.samples.fingerprint() != record["data_fingerprint"]:
-        log.warning("%s is not as it was in training: files came, went or changed their class", datamodule.source.root)
-    divided = same_data or (datamodule.samples.splits != UNASSIGNED).any()
+    if own_data and fingerprint(datamodule.samples) != record["data_fingerprint"]:
+        log.warning("%s is not as it was in training: files came, went or changed their class", datamodule.root)
     datamodule.test_split = "test" if divided else "all"
     return datamodule
 
 
 def _place(value: Any) -> Any:
     """`value`, equal for all spellings of a path."""
-    return os.path.realpath(value) if isinstance(value, str) else value
-
-
-def _write_predictions(path: Path, datamodule: ClassificationDataModule, collector: PredictionRows) -> None:
-    samples = datamodule.samples
-    boxes = [] if samples.boxes is None else ["x1", "y1", "x2", "y2"]
-    columns = ["path", "status", *label_columns(collector.top_k), "target", *boxes]
-    rows = (
-        [samples.relative_path(index), "ok", *collector.rows[index], *(samples.box(index) or ())]
-        for index in sorted(collector.rows)
-    )
-    write_table(path, columns, rows, "output_dir")
+    return os.path.realpath(Path(value).expanduser()) if isinstance(value, str) else value

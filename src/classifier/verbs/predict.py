@@ -2,33 +2,37 @@
 
 import glob
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from classifier.config import plain
 from classifier.data.image import image_problem
 from classifier.data.image_folder import EXTENSIONS, image_files
 from classifier.data.transforms import Preprocessing
-from classifier.errors import UserError, require_flag
-from classifier.evaluation.predictions import label_columns, top_labels, write_table
-from classifier.files import require_writable
+from classifier.errors import UserError, require_flag, require_whole
+from classifier.evaluation.predictions import Predictions
+from classifier.files import require_writable, write_csv
 from classifier.parallel import worker_count
-from classifier.training.checkpoints import open_model
-from classifier.training.memory import out_of_memory_told
+from classifier.runs import plain
+from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
+from classifier.training.memory import report_out_of_memory
+from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)
 
-Item = tuple[int, torch.Tensor | None, str]
-"""Position in the list of files, image uint8 (C, H, W) or None, and `ok` or the reason why there is none."""
+Item = tuple[int, torch.Tensor | str]
+"""Position in the list of files, and the image, uint8 (C, H, W), or the reason why there is none."""
 
 
 class FileList(Dataset[Item]):
@@ -43,44 +47,19 @@ class FileList(Dataset[Item]):
 
     def __getitem__(self, position: int) -> Item:
         try:
-            return position, self.preprocessing(self.paths[position]), "ok"
+            return position, self.preprocessing(self.paths[position])
         except UserError as error:
-            cause = error.__cause__ or error
-            return position, None, " ".join(image_problem(cause).split())
+            return position, " ".join(image_problem(error.__cause__ or error).split())
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
-    """`image` uint8 (readable files, C, H, W) or None where no file is, `positions` of these; `status` of all."""
-    readable = [(position, image) for position, image, _ in items if image is not None]
+    """`image` uint8 (N, C, H, W) of the readable files, or None, and their `index`; why the others are `unreadable`."""
+    images = {position: found for position, found in items if isinstance(found, torch.Tensor)}
     return {
-        "image": torch.stack([image for _, image in readable]) if readable else None,
-        "positions": [position for position, _ in readable],
-        "status": {position: status for position, _, status in items},
+        "image": torch.stack(list(images.values())) if images else None,
+        "index": torch.tensor(list(images)),
+        "unreadable": {position: reason for position, reason in items if isinstance(reason, str)},
     }
-
-
-class Rows(pl.Callback):
-    """Collects the cells behind each file's path."""
-
-    def __init__(self, classes: tuple[str, ...], top_k: int) -> None:
-        self.classes = classes
-        self.top_k = min(top_k, len(classes))
-        self.cells: dict[int, list[str]] = {}
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: torch.Tensor | None,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for position, status in batch["status"].items():
-            self.cells[position] = [status]
-        if outputs is not None:
-            for position, probabilities in zip(batch["positions"], outputs.cpu(), strict=True):
-                self.cells[position] += top_labels(probabilities, self.classes, self.top_k)
 
 
 def find_images(inputs: str) -> list[Path]:
@@ -103,53 +82,75 @@ def find_images(inputs: str) -> list[Path]:
     return found
 
 
+def stored_values(checkpoint: Path) -> dict[str, Any]:
+    """What predict.yaml takes over from a checkpoint: the precision of its training.
+
+    Raises:
+        UserError: The checkpoint cannot be used.
+    """
+    try:
+        precision = str(read_checkpoint(checkpoint)[RUN_KEY]["config"]["trainer"]["precision"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"ckpt_path={checkpoint} does not say how it was trained ({error!r})") from error
+    if not re.fullmatch(r"[\w-]+", precision):
+        raise UserError(f"ckpt_path={checkpoint} is refused: it holds trainer.precision={precision}")
+    return {"run": {"trainer": {"precision": precision}}}
+
+
+def open_checkpoint(
+    settings: Mapping[str, Any],
+) -> tuple[ImageClassifier, dict[str, Any], pl.Trainer, Predictions]:
+    """The model that `ckpt_path` names, the checkpoint, what runs the model, and what collects its predictions.
+
+    Raises:
+        UserError: Wrong input.
+    """
+    require_flag("flip", settings["flip"])
+    require_whole("top_k", settings["top_k"], 1)
+    model, checkpoint = open_model(Path(settings["ckpt_path"]))
+    model.flip = settings["flip"]
+    predictions = partial(model.task.predictions, top_k=settings["top_k"])
+    collector = Predictions(model.task.prediction_columns(settings["top_k"]), predictions)
+    trainer = make_trainer(
+        with_usable_precision(settings["trainer"]),
+        Path(),
+        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
+        logger=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    return model, checkpoint, trainer, collector
+
+
 def predict(config: DictConfig) -> Path:
     """Write one row for each image that `inputs` means; return the table's path.
 
     Args:
-        config: As configs/predict.yaml composes it.
+        config: As configs/predict.yaml composes it with the `stored_values` of the checkpoint.
 
     Raises:
         UserError: Wrong input. An unreadable image is none, as its row says so; but that all are is.
     """
     settings = plain(config)
-    devices = settings["trainer"]["devices"]
+    size, devices = settings["batch_size"], settings["trainer"]["devices"]
     if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
-        raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {settings['trainer']['devices']})")
-    paths = find_images(settings["inputs"])
-    require_flag("flip", settings["flip"])
-    model, _ = open_model(Path(settings["ckpt_path"]))
-    model.flip = settings["flip"]
-    rows = Rows(model.classes, settings["top_k"])
-    trainer = make_trainer(
-        with_usable_precision(settings["trainer"]),
-        Path(),
-        callbacks=[RichProgressBar(leave=False), rows, *speed_up(model.network, **settings["speed"])],
-        logger=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    loader = DataLoader(
-        FileList(paths, model.preprocessing),
-        batch_size=settings["batch_size"],
-        num_workers=min(worker_count(settings["num_workers"]), len(paths) // settings["batch_size"]),
-        collate_fn=collate,
-    )
+        raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {devices})")
+    require_whole("batch_size", size, 1)
+    workers = worker_count(settings["num_workers"], key="num_workers")
+    paths = find_images(str(settings["inputs"]))
+    model, _, trainer, collector = open_checkpoint(settings)
+    files = FileList(paths, model.preprocessing)
+    loader = DataLoader(files, size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
     output = Path(settings["output"])
     require_writable(output)
-    size = settings["batch_size"]
-    with out_of_memory_told(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+    with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
         trainer.predict(model, loader, return_predictions=False)
-    columns = ["path", "status", *label_columns(rows.top_k)]
-    cells = [rows.cells[position] for position in range(len(paths))]
-    padding = [""] * (len(columns) - 2)  # an unreadable image has no labels
-    table = [
-        [str(path), *(found if len(found) > 1 else [*found, *padding])]
-        for path, found in zip(paths, cells, strict=True)
-    ]
-    write_table(output, columns, table)
-    unreadable = sum(found[0] != "ok" for found in cells)
-    log.info("%s: %d images, %d of them unreadable", output, len(paths), unreadable)
-    if unreadable == len(paths):
-        raise UserError(f"inputs={settings['inputs']}: none of {unreadable} images can be read ({cells[0][0]})")
+    # objects, as Arrow's strings hold no file name that is not UTF-8
+    table = pd.DataFrame({"path": pd.Series([str(path) for path in paths], dtype=object), "status": "ok"})
+    unreadable = pd.Series(collector.unreadable, dtype=object)
+    table.loc[unreadable.index, "status"] = unreadable
+    write_csv(output, table.join(collector.table()), float_format="%.6f")
+    log.info("%s: %d images, %d of them unreadable", output, len(paths), len(unreadable))
+    if len(unreadable) == len(paths):
+        raise UserError(f"inputs={settings['inputs']}: none of {len(paths)} images can be read ({unreadable[0]})")
     return output

@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from classifier.config import new_run_dir, on_main_process, restore_variable
+from classifier.cli import override
 from classifier.errors import UserError
-from classifier.overrides import override
+from classifier.runs import new_run_dir, on_main_process, set_variable
 
 LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -97,4 +97,4 @@ def own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
         if started_here and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
             for key, value in environment.items():
-                restore_variable(key, value)
+                set_variable(key, value)

@@ -1,0 +1,315 @@
+"""Run directories: where they lie, what they store, what may change on resume, where they came from. No torch here."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from classifier import __version__
+from classifier.errors import UserError
+from classifier.files import whole_file
+
+PACKAGE = Path(__file__).parent
+# a checkout has configs/ beside src/, an installed wheel inside the package
+CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "configs") if path.is_dir())
+STARTS = "starts.jsonl"  # a line for each start of a run: when, with what, where
+DEBUG = "debug"  # the folder of runs with debug=...
+DIFF_LIMIT = 1 << 20  # bytes kept of the changes to the code
+SHARDED = "sharded"  # the trainer.strategy that training/sharding.py adds
+# What may change when a run is resumed: where and for how long it trains, where its data lies, what it shows. The last
+# pattern that fits counts, and ! takes back: the length of an epoch, the scores of the best, and in memory the order
+# of the optimiser's state have to be those of the checkpoint.
+RESUME_MAY_CHANGE = (
+    "resume", "run_dir", "log_dir", "name", "test",
+    "trainer.*", "!trainer.accumulate_grad_batches", "!trainer.limit_train_batches", "!trainer.overfit_batches",
+    "callbacks*", "!callbacks.best.monitor", "!callbacks.best.mode", "!callbacks.best.save_top_k",
+    "logger*", "speed.*", "!speed.channels_last",
+    "data.root", "data.table", "data.images*", "data.annotations*", "data.image_sets", "data.split_file",
+    "data.batch_size", "data.num_workers", "data.train_size", "data.augment*", "data.on_error", "data.check",
+    "data.cache", "data.cache_size", "data.cache_dir",
+)  # fmt: skip
+
+
+def folder_of(name: str, debug: str | None) -> str:
+    """Where runs of a name lie below log_dir; those with debug=... apart, as `latest` never means them."""
+    return name if debug is None else f"{DEBUG}/{name}"
+
+
+# for configs/train.yaml; Hydra asks before a job, and so the experiment's name, is set
+OmegaConf.register_new_resolver("either", lambda first, second: second if first is None else first, replace=True)
+OmegaConf.register_new_resolver("folder", folder_of, replace=True)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as dict, list, str and numbers."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def leaves(config: Any, sections: bool = False, prefix: str = "") -> dict[str, Any]:
+    """`section.key` -> value, of a nested config.
+
+    Args:
+        sections: With the sections themselves.
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if sections or not isinstance(value, Mapping):
+            found[f"{prefix}{key}"] = value
+        if isinstance(value, Mapping):
+            found |= leaves(value, sections, f"{prefix}{key}.")
+    return found
+
+
+def on_main_process() -> bool:
+    """Whether this is the only process, or the first of several (as Lightning, torchrun and SLURM number them)."""
+    return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def set_variable(variable: str, value: str | None) -> None:
+    """Set an environment variable, None to unset it."""
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def new_run_dir(parent: Path) -> Path:
+    """Make parent/<date_time>, with a number after it where another run started in the same second."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1, 1000):
+        path = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run directory {path} ({error}): use log_dir=...") from error
+    raise AssertionError("a thousand runs in one second")
+
+
+def find_runs(log_dir: Path, name: str | None = None, debug: bool = False) -> list[Path]:
+    """Run directories below `log_dir` (of the given name), the one started last at the end.
+
+    Args:
+        debug: With those of debug=..., which `latest` does not mean.
+    """
+    runs = [path.parent for path in (log_dir if name is None else log_dir / name).rglob("config.yaml")]
+    runs = [run for run in runs if debug or run.relative_to(log_dir).parts[0] != DEBUG]
+    return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, str(run)))
+
+
+def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
+    """The run directory that `resume=value` means.
+
+    Raises:
+        UserError: It does not exist or is no run directory.
+    """
+    if value == "latest":
+        runs = find_runs(log_dir, name)
+        if not runs:
+            where = log_dir if name is None else log_dir / name
+            raise UserError(f"resume=latest: no run below {where}: use resume=RUN_DIR, or log_dir=...")
+        return runs[-1]
+    run = Path(value)
+    if not (run / "config.yaml").is_file():
+        what = "is no run directory (it holds no config.yaml)" if run.exists() else "does not exist"
+        raise UserError(f"resume={value} {what}: name one, such as logs/digits_cnn/2026-11-21_12-30-05, or latest")
+    return run
+
+
+def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple[Path | None, list[str]]:
+    """The run that `resume=auto` means, None to begin one; and those overrides that it did not begin with.
+
+    It is the one in `run_dir`, where that is typed, or else the latest below `log_dir` that began with the same
+    overrides.
+
+    Args:
+        typed: The command line, as it is for a new run.
+
+    Raises:
+        UserError: The run in `run_dir` began with other keys.
+    """
+    typed = [text for text in typed if not text.startswith(("-", "hydra."))]
+    if run_dir is None:
+        same = [run for run in find_runs(log_dir, debug=True) if sorted(_first_overrides(run)) == sorted(typed)]
+        return (same[-1] if same else None), []
+    run = Path(run_dir)
+    if not (run / "config.yaml").is_file():
+        return None, []
+    first = _first_overrides(run)
+    keys = {text.partition("=")[0] for text in typed}
+    if missing := [text for text in first if text.partition("=")[0] not in keys]:
+        raise UserError(
+            f"run_dir={run} holds a run that began with {' '.join(missing)}: type that too, or name another run_dir"
+        )
+    return run, [text for text in typed if text not in first]
+
+
+def _first_overrides(run: Path) -> list[str]:
+    starts = read_starts(run)
+    return list(starts[0]["overrides"]) if starts else []
+
+
+def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
+    """The file that `key=value` means: a file, a run directory's best checkpoint, or that of the latest run.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    if value == "latest":
+        found = [run / "checkpoints" / "best.ckpt" for run in find_runs(log_dir)]
+        found = [path for path in found if path.is_file()]
+        if not found:
+            raise UserError(f"{key}=latest: no run below {log_dir} has a checkpoint: use {key}=... or log_dir=...")
+        return found[-1]
+    path = Path(value)
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            last = best.with_name("last.ckpt")
+            instead = f"use {key}={last}" if last.is_file() else "name a run directory or a file"
+            raise UserError(f"{key}={value} is a folder without checkpoints/best.ckpt: {instead}")
+        return best
+    if not path.is_file():
+        raise UserError(f"{key}={value} does not exist: name a .ckpt file, a run directory, or latest")
+    return path
+
+
+def run_dir_of(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in, or else its own folder."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else checkpoint.parent
+
+
+def stored_config(run: Path) -> dict[str, Any]:
+    """The config of a run, with its paths as they are now, should its directory have been moved."""
+    config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    old = str(config["run_dir"])
+
+    def here(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: here(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [here(item) for item in value]
+        if isinstance(value, str) and (value == old or value.startswith(old + "/")):
+            return str(run) + value.removeprefix(old)
+        return value
+
+    return {key: here(value) for key, value in config.items()}
+
+
+def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse changes to a run's config that would have no effect, or a wrong one, on the rest of the run.
+
+    Args:
+        stored: The run's own.
+        config: That to resume with.
+
+    Raises:
+        UserError: With the first such key.
+    """
+    begun, now = (str(config["trainer"]["strategy"]) for config in (stored, config))
+    if (begun == SHARDED) != (now == SHARDED):
+        # Lightning finds the parameters of an optimiser's state by their order, which groups of them change
+        raise UserError(
+            f"trainer.strategy={now}: this run began with {begun}, and its optimiser resumes with that alone; for a "
+            "new run from its weights, use init_from=... instead of resume"
+        )
+    before, after = leaves(stored), leaves(config)
+    for key in {**after, **before}:
+        if after.get(key) != before.get(key) and not _may_change(key, gone=key not in after):
+            raise UserError(
+                f"{key}={after.get(key)} has no effect on a resumed run, which began with {before.get(key)}: what can "
+                "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from "
+                "these weights, use init_from=... instead of resume"
+            )
+
+
+def _may_change(key: str, gone: bool) -> bool:
+    fitting = [pattern for pattern in RESUME_MAY_CHANGE if fnmatchcase(key, pattern.removeprefix("!"))]
+    return bool(fitting) and (gone or not fitting[-1].startswith("!"))
+
+
+def versions() -> dict[str, str]:
+    """Library -> version."""
+    import torch
+
+    libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
+    found = {name.replace("-", "_"): version(name) for name in libraries}
+    # torch's own, as it also names the build, such as +cu132
+    return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What `record_start` wrote, the first start first."""
+    if not (run / STARTS).is_file():
+        return []
+    return [json.loads(line) for line in (run / STARTS).read_text(encoding="utf-8").splitlines()]
+
+
+def record_start(run_dir: Path, overrides: list[str]) -> None:
+    """Add a line to the run's starts.jsonl, and the changes to the code since its git revision as a file beside it.
+
+    Args:
+        overrides: What was typed, in Hydra's grammar.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "overrides": overrides,
+        "versions": versions(),
+        "git": _git(run_dir),
+        "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count(), "gpus": gpus},
+    }
+    with whole_file(run_dir / STARTS, "log_dir") as scratch:
+        lines = [f"{json.dumps(line)}\n" for line in [*read_starts(run_dir), start]]
+        scratch.write_text("".join(lines), encoding="utf-8")
+
+
+def _git(run_dir: Path) -> dict[str, Any] | None:
+    """Revision of the code, and the name of a file with what differs from it; None where git knows nothing."""
+    revision = _ask_git("rev-parse", "HEAD")
+    if revision is None:
+        return None
+    diff = _ask_git("diff", "HEAD") or b""
+    # new files of code, not photographs that lie beside them
+    new = _ask_git("ls-files", "--others", "--exclude-standard", ":/*.py", ":/*.yaml") or b""
+    for path in new.decode(errors="surrogateescape").splitlines():
+        diff += _ask_git("diff", "--no-index", "--", os.devnull, path) or b""
+    if not diff:
+        return {"revision": revision.decode().strip(), "diff": None}
+    if len(diff) > DIFF_LIMIT:
+        diff = diff[:DIFF_LIMIT] + b"\n... and %d bytes more\n" % (len(diff) - DIFF_LIMIT)
+    name = f"git_{hashlib.sha256(diff).hexdigest()[:8]}.diff"  # starts from the same code share one
+    with whole_file(run_dir / name, "log_dir") as scratch:
+        scratch.write_bytes(diff)
+    return {"revision": revision.decode().strip(), "diff": name}
+
+
+def _ask_git(*arguments: str) -> bytes | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode in (0, 1) else None  # 1: there are differences

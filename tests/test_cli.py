@@ -1,0 +1,123 @@
+"""The command line's grammar."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from classifier import cli
+from classifier.errors import UserError
+from tests.verbs.command import REPOSITORY, run
+
+STRINGS = [
+    "a b",
+    "epoch=3.ckpt",
+    "it's",
+    r"C:\Users\me",
+    r"\\server\share",
+    "ends\\",
+    r"a\'b",
+    "ü[1](2)*?{x},y",
+    "$HOME",
+]
+PATTERNS = [r"(patient_\d+)", r"^([^_]+)_", r"[a-z]{1,3}\d", r"\\(x)$", r"\(x\)", "it's|a=b *"]
+
+
+def parsed(text: str) -> object:
+    """What Hydra reads."""
+    return OverridesParser.create().parse_override(text).value()
+
+
+@pytest.mark.parametrize("value", [*STRINGS, "'"])
+def test_override_arrives_as_it_was(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["eval.py", cli.override("key", value)])
+    assert cli.argument("key") == value
+    assert parsed(cli.override("key", value)) == value
+
+
+@pytest.mark.parametrize("value", [*STRINGS, *PATTERNS])
+@pytest.mark.parametrize("multirun", [(), ("-m",)])
+def test_strings_are_typed_as_they_are(value: str, multirun: tuple[str, ...]) -> None:
+    *_, text = cli.quoted([*multirun, f"data.root={value}"])
+    assert parsed(text) == value
+    assert cli.quoted([text]) == [text], "another process gets it quoted already"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.b=null",
+        "a=1e-3",
+        "a=[1,2]",
+        "a={train: a, val: b}",
+        "a='b c'",
+        'a="b=c"',
+        "a=true",
+        "a=???",
+        "a=${b}",
+        "-cn",
+        "~a",
+    ],
+)
+def test_what_hydra_reads_stays(text: str) -> None:
+    assert cli.quoted([text]) == [text]
+
+
+def test_several_values_are_for_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.quoted(["data.root=~/a,b", "name=~x", "log_dir=a~b"]) == [
+        "data.root='/home/me/a,b'",
+        "name='~x'",
+        "log_dir='a~b'",
+    ]
+    assert cli.quoted(["-m", "data.root=~/a,~/b"]) == ["-m", "data.root=/home/me/a,/home/me/b"]
+    assert cli.quoted(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
+    assert cli.quoted(["model=resnet18,resnet50"]) == ["model=resnet18,resnet50"], "Hydra says that -m is missing"
+
+
+def test_a_group_is_switched_off() -> None:
+    assert cli.quoted(["scheduler=null", "experiment=null", "seed=null"]) == ["~scheduler", "~experiment", "seed=null"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("--experiment=digits", "experiment=digits"), ("--epochs", "epochs=VALUE"), ("a.b=", "a.b=VALUE")],
+)
+def test_what_is_no_override(typed: str, said: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        cli.quoted([typed])
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("ckpt_path=a.ckpt", "a.ckpt"),
+        ("ckpt_path='a b'", "a b"),
+        ("ckpt_path=2024_01", "2024_01"),
+        ("ckpt_path=null", None),
+        ("x=1", None),
+        ("+ckpt_path=a", "a"),
+    ],
+)
+def test_argument(typed: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["eval.py", typed])
+    assert cli.argument("ckpt_path") == value
+
+
+def test_command_line_is_read_without_torch() -> None:
+    heavy = ("torch", "timm", "torchvision", "pandas")
+    code = f"import sys, classifier.cli; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "predict"])
+def test_help_and_config_need_no_checkpoint(verb: str, tmp_path: Path) -> None:
+    result = run(verb, "--help", cwd=tmp_path)
+    assert (result.code, result.err) == (0, "")
+    assert (REPOSITORY / "configs" / f"{verb}.yaml").read_text().splitlines()[0] in result.out
+    assert "trainer: cpu, ddp" in result.out
+    assert "precision: 32-true" in result.out

@@ -1,0 +1,307 @@
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from classifier.data import ImageFolderDataModule
+from classifier.errors import UserError
+from classifier.runs import read_starts
+from classifier.training.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    RunRecord,
+    init_from,
+    open_model,
+    read_checkpoint,
+    require_same_model,
+)
+from classifier.training.stopping import LastCheckpoint
+from tests.training import runs
+
+CONFIG = {"seed": 0, "trainer": {"precision": "32-true"}}
+
+
+def fit(run_dir: Path, *more: pl.Callback, **settings: Any) -> pl.Trainer:
+    """Train, or resume, with a checkpoint at each epoch's end."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    trainer = runs.trainer(run_dir, [*more, LastCheckpoint(dirpath=last.parent)], **settings)
+    path = last if last.exists() else None
+    trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=path, weights_only=True)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    """A run of two epochs; not to be changed."""
+    run_dir = tmp_path_factory.mktemp("run")
+    datamodule = ImageFolderDataModule(folder, image_size=8, channels=1, num_workers=0)
+    datamodule.setup()
+    best = BestCheckpoint(dirpath=run_dir / "checkpoints", monitor="val/loss", mode="min")
+    record = RunRecord({**CONFIG, "run_dir": str(run_dir)}, datamodule, ["seed=0"])
+    fit(run_dir, best, record, max_epochs=2)
+    return run_dir
+
+
+@pytest.fixture
+def checkpoint(run: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint, to be spoilt."""
+    return Path(shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "some.ckpt"))
+
+
+def change(path: Path, **values: Any) -> None:
+    torch.save({**torch.load(path), **values}, path)
+
+
+def test_a_run_says_what_it_was(run: Path) -> None:
+    record = read_checkpoint(run / "checkpoints" / "last.ckpt")["run"]
+    assert record["config"] == {**CONFIG, "run_dir": str(run)}
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    assert len(record["data_fingerprint"]) == 64
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"} <= record["metrics"].keys()
+    assert json.loads(json.dumps(record)) == record
+    assert yaml.safe_load((run / "config.yaml").read_text()) == {**record["config"], "resume": None}
+    assert [start["overrides"] for start in read_starts(run)] == [["seed=0"]]
+    assert len((run / "split.csv").read_text().splitlines()) == 61
+    assert not (run / "skipped.tsv").exists()
+
+
+IN_A_FRESH_PROCESS = """
+import sys, torch
+path, output = sys.argv[1:]
+plain = torch.load(path, weights_only=True)
+assert "classifier" not in sys.modules and "state_dict" in plain
+from classifier.training import ImageClassifier
+model = ImageClassifier.load_from_checkpoint(path).eval()
+images = torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8)
+with torch.no_grad():
+    torch.save(model(images), output)
+"""
+
+
+def test_checkpoint_opens_in_a_fresh_process_without_further_arguments(run: Path, tmp_path: Path) -> None:
+    path = run / "checkpoints" / "best.ckpt"
+    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(path), str(tmp_path / "logits.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    model, _ = open_model(path)
+    assert not model.training
+    with torch.no_grad():
+        expected = model(torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8))
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+    assert not torch.equal(expected, runs.make_classifier(weight_seed=5).eval()(torch.zeros(2, 1, 8, 8).byte()))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, -1])
+def test_cut_off_checkpoint_is_refused(kept: float, checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(UserError, match=r"ckpt_path=.*some\.ckpt is cut off, or no checkpoint"):
+        read_checkpoint(checkpoint)
+
+
+class Trap:
+    """Makes a file as it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_code_in_a_checkpoint_is_not_run(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    if kind == "pickle":
+        checkpoint.write_bytes(pickle.dumps({"state_dict": Trap(sprung)}))
+    else:
+        change(checkpoint, state_dict=Trap(sprung))
+    with pytest.raises(UserError, match=r"some\.ckpt is (refused|cut off, or no checkpoint)"):
+        open_model(checkpoint)
+    assert not sprung.exists()
+    torch.load(checkpoint, weights_only=False) if kind == "torch" else pickle.loads(checkpoint.read_bytes())
+    assert sprung.exists()  # the trap works
+
+
+def test_code_in_the_hyper_parameters_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    hparams = torch.load(checkpoint)["hyper_parameters"]
+    trap = {"_target_": "os.system", "command": f"touch {sprung}"}
+    change(checkpoint, hyper_parameters={**hparams, "model": {**runs.CNN, "widths": trap}})
+    with pytest.raises(UserError, match=r"some\.ckpt"):
+        open_model(checkpoint)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"some text\n", "no checkpoint"),
+        ({"weight": torch.zeros(2)}, "not written by src/train.py"),
+        ({"state_dict": {}, "hyper_parameters": {}}, "not written by src/train.py"),  # of other Lightning projects
+        ([1, 2, 3], "not written by src/train.py"),
+        (torch.nn.Linear(2, 2), "refused"),
+    ],
+    ids=["missing", "text", "weights", "lightning", "list", "module"],
+)
+def test_what_is_no_checkpoint_is_refused(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError) as refusal:
+        read_checkpoint(path, "resume")
+    assert str(refusal.value).startswith(f"resume={path}")
+    assert message in str(refusal.value)
+
+
+def test_weights_of_another_shape_are_refused(checkpoint: Path) -> None:
+    hparams = torch.load(checkpoint)["hyper_parameters"]
+    change(checkpoint, hyper_parameters={**hparams, "model": {**runs.CNN, "widths": [5, 6]}})
+    with pytest.raises(UserError, match=r"some\.ckpt holds another kind of model"):
+        open_model(checkpoint)
+
+
+def test_init_from_copies_what_fits_and_names_the_rest(checkpoint: Path) -> None:
+    source = torch.load(checkpoint)["state_dict"]
+    model = runs.make_classifier(num_classes=4, weight_seed=3)
+    account = init_from(model, checkpoint)
+    target = {name: value for name, value in model.state_dict().items() if name.startswith("network.")}
+    head = {"network.head.1.weight", "network.head.1.bias"}
+    assert {name for name in target if not torch.equal(target[name], source[name])} == head
+    assert f"{len(target) - 2} of {len(target)} tensors" in account
+    assert "network.head.1.weight (3, 32) -> (4, 32)" in account
+    assert len(account.splitlines()) == 2
+    deeper = init_from(runs.make_classifier(model={**runs.CNN, "hidden": [16]}), checkpoint).splitlines()
+    assert "network.head.3.weight" in deeper[1]
+    shallow = init_from(runs.make_classifier(model={**runs.CNN, "widths": [4]}), checkpoint).splitlines()
+    assert "network.features.1." in shallow[-1]
+    assert "and 1 more" in shallow[-1]  # a convolution and five tensors of its BatchNorm; five are named
+
+
+def test_init_from_refuses_another_kind_of_network(checkpoint: Path) -> None:
+    resnet = {"_target_": "classifier.models.timm_model", "name": "resnet18", "pretrained": False}
+    with pytest.raises(UserError, match=f"init_from={checkpoint} "):
+        init_from(runs.make_classifier(model=resnet), checkpoint)
+
+
+def test_another_model_is_not_resumed(checkpoint: Path) -> None:
+    stored = read_checkpoint(checkpoint)
+    require_same_model(stored, runs.make_classifier(), checkpoint)
+    for settings, named in (({"num_classes": 4}, "class 3"), ({"model": {**runs.CNN, "widths": [4, 9]}}, "network.")):
+        with pytest.raises(UserError, match=named) as refusal:
+            require_same_model(stored, runs.make_classifier(**settings), checkpoint)  # type: ignore[arg-type]
+        assert f"init_from={checkpoint}" in str(refusal.value)
+
+
+def files(folder: Path) -> dict[str, Any]:
+    return {str(path.relative_to(folder)): torch.load(path) for path in folder.rglob("*") if path.is_file()}
+
+
+SMALL = {"number": 1}
+LARGE = {"weight": torch.zeros(1 << 20)}  # 4 MiB
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Path]:
+    """A folder where no file can grow above 64 KiB, as with a quota."""
+    resource = pytest.importorskip("resource", reason="this system has no resource limits")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(limited: Path) -> None:
+    path = limited / "checkpoints" / "last.ckpt"
+    for before in ({}, {"checkpoints/last.ckpt": SMALL}):
+        with pytest.raises(UserError, match=str(path)) as refusal:
+            AtomicCheckpointIO().save_checkpoint(LARGE, path)
+        assert f"resume={limited}" in str(refusal.value)
+        assert files(limited) == before
+        AtomicCheckpointIO().save_checkpoint({"number": 0}, path)
+        AtomicCheckpointIO().save_checkpoint(SMALL, path)
+        assert files(limited) == {"checkpoints/last.ckpt": SMALL}
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in the way\n")
+    with pytest.raises(UserError, match=str(tmp_path / "checkpoints")):
+        AtomicCheckpointIO().save_checkpoint(SMALL, tmp_path / "checkpoints" / "last.ckpt")
+
+
+class Scores(pl.Callback):
+    """Gives each epoch's validation a score."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("score", torch.tensor(self.scores[trainer.current_epoch]))
+
+
+def best(run_dir: Path, **arguments: Any) -> BestCheckpoint:
+    return BestCheckpoint(dirpath=run_dir / "checkpoints", **{"monitor": "score", "mode": "max", **arguments})
+
+
+def kept(run_dir: Path) -> dict[str, int]:
+    """File -> its step, of the best."""
+    return {path.stem: torch.load(path)["global_step"] for path in (run_dir / "checkpoints").glob("best*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps", "expected"),
+    [
+        ({}, [], 9),
+        ({"mode": "min"}, [], 6),
+        ({"save_top_k": 2}, [3, 9], 9),
+        ({"save_top_k": -1}, [3, 6, 9, 12], 9),
+        ({"from_epoch": 4}, [], 12),
+        ({"from_epoch": 5}, [], None),
+        ({"monitor": "train/loss", "mode": "min"}, [], 12),
+    ],
+)
+def test_the_best(arguments: dict[str, Any], steps: list[int], expected: int | None, tmp_path: Path) -> None:
+    fit(tmp_path, best(tmp_path, **arguments), Scores(0.5, 0.1, 0.9, 0.2), max_epochs=4)
+    alone = {} if expected is None else {"best": expected}
+    assert kept(tmp_path) == alone | {f"best_step{step:06d}": step for step in steps}
+
+
+def test_the_best_of_several_where_links_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*arguments: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", no_links)
+    fit(tmp_path, best(tmp_path, save_top_k=2), Scores(0.5, 0.1, 0.9), max_epochs=3)
+    assert kept(tmp_path)["best"] == 9
+
+
+def test_the_best_are_remembered_when_the_run_is_moved_and_resumed(tmp_path: Path) -> None:
+    """Also where the run was killed between the best and the last checkpoint of an epoch."""
+    run, scores = tmp_path / "run", Scores(0.5, 0.7, 0.1, 0.6)
+    fit(run, best(run, save_top_k=2), scores, max_epochs=1)
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    fit(run, best(run, save_top_k=2), scores, max_epochs=2)
+    (run / "checkpoints" / "last.ckpt").write_bytes(before)
+    moved = run.rename(tmp_path / "moved")
+    fit(moved, best(moved, save_top_k=2), scores, max_epochs=4)
+    assert kept(moved) == {"best": 6, "best_step000006": 6, "best_step000012": 12}
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("wrong", ["save_top_k=0", "from_epoch=0"])
+def test_a_wrong_number_of_the_best_is_refused(wrong: str, tmp_path: Path) -> None:
+    key, _, value = wrong.partition("=")
+    with pytest.raises(UserError, match=f"callbacks.best.{wrong} "):
+        best(tmp_path, **{key: int(value)})

@@ -1,0 +1,213 @@
+"""A checkpoint from a stranger: whatever stands in it, eval and predict call, write and fetch nothing that it names."""
+
+import copy
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+
+from classifier.errors import UserError
+from classifier.runs import leaves
+from classifier.training.checkpoints import open_model
+from classifier.verbs.evaluate import stored_values
+from tests import generate
+from tests.verbs.command import QUICK, metrics, run
+
+DATA_KEYS = {"defaults", "_target_", "root"}  # all that may come of a folder's data section
+READING = {"image_size", "resize", "crop_pct", "interpolation", "channels", "batch_size", "on_error"}
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Path, str]]:
+        return Path.write_text, (self.target, "code ran")
+
+
+@pytest.fixture(scope="module")
+def cwd(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, run/ trained on them, and bait.pth, a file of weights that writes `evil` when opened."""
+    cwd = tmp_path_factory.mktemp("planted")
+    generate.copy(folder, cwd / "photos")
+    arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "run_dir=run")
+    assert run("train", *arguments, "data.limit_per_class=9", cwd=cwd).code == 0
+    torch.save(Payload(cwd / "evil"), cwd / "bait.pth")
+    return cwd
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cwd: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(cwd / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    return loaded
+
+
+def attack(cwd: Path) -> dict[str, Any]:
+    """What Hydra, given the chance, would open bait.pth for, write to evil_runs and evil_cache for, and more."""
+    return {
+        "_target_": "timm.models.load_checkpoint",
+        "model": {"_target_": "torch.nn.Identity"},
+        "checkpoint_path": str(cwd / "bait.pth"),
+        "weights_only": False,
+    }
+
+
+def planted(checkpoint: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of the checkpoint with `value` in this place."""
+    changed = copy.deepcopy({key: checkpoint[key] for key in ("run", "hyper_parameters")})
+    node: Any = changed
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return {**checkpoint, **changed}
+
+
+def places(checkpoint: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Every key of the stored config and of the model's arguments, at any depth, and keys that are not there."""
+    found = [("run", "config", *key.split(".")) for key in leaves(checkpoint["run"]["config"], sections=True)]
+    found += [("hyper_parameters", *key.split(".")) for key in leaves(checkpoint["hyper_parameters"], sections=True)]
+    sections = [("run", "config"), ("run", "config", "data"), ("run", "config", "trainer"), ("hyper_parameters",),
+                ("hyper_parameters", "model"), ("hyper_parameters", "preprocessing")]  # fmt: skip
+    new = ("_target_", "_args_", "_recursive_", "defaults", "hydra", "/trainer@_global_", "cache_dir@_global_", "loss")
+    return found + [(*section, key) for section in sections for key in new]
+
+
+def test_the_attack_would_work(cwd: Path) -> None:
+    with pytest.raises(Exception, match=r"state_dict|int"):
+        hydra.utils.instantiate(attack(cwd))
+    assert (cwd / "evil").read_text() == "code ran"
+    (cwd / "evil").unlink()
+
+
+def test_at_every_key(cwd: Path, checkpoint: dict[str, Any]) -> None:
+    """What is handed to Hydra, and what the network is built of, holds nothing planted; or the file is refused."""
+    path = cwd / "planted.ckpt"
+    refused = 0
+    all_places = places(checkpoint)
+    for place in all_places:
+        of_model = place[0] == "hyper_parameters"
+        for value in ([attack(cwd)], {"a": [attack(cwd)]}, {"defaults": ["/trainer: ddp"]}, "${oc.env:HOME}"):
+            changed = planted(checkpoint, place, value[0] if isinstance(value, list) else value)
+            torch.save(changed if of_model else {**changed, "state_dict": {}}, path)
+            try:
+                values = stored_values(path)
+                if of_model:
+                    open_model(path)
+            except UserError:
+                refused += 1
+                continue
+            assert values.keys() == {"data", "run"}, place
+            assert values["data"].keys() <= DATA_KEYS, place
+            assert values["data"]["defaults"] == ["_base"], place
+            assert values["data"]["_target_"] == "classifier.data.ImageFolderDataModule", place
+            assert values["run"].keys() == {"trainer", "data"}, place
+            assert values["run"]["trainer"] == {"precision": "32-true"}, place
+            assert values["run"]["data"].keys() <= READING, place
+            text = str(values)
+            assert not any(word in text for word in ("timm", "Identity", "bait", "ddp", "oc.env")), place
+    assert not (cwd / "evil").exists()
+    assert len(all_places) > 150
+    assert 0 < refused < 2 * len(all_places), "most keys are not looked at"
+
+
+@pytest.mark.parametrize("verb", ["eval", "predict"])
+def test_everywhere_at_once(verb: str, cwd: Path, checkpoint: dict[str, Any]) -> None:
+    """All that is not needed is replaced: the numbers are those of the training, and nothing is written or called."""
+    changed = copy.deepcopy({"run": checkpoint["run"]})
+    config = changed["run"]["config"]
+    config["data"] = {key: value for key, value in config["data"].items() if key in {"_target_", "root", *READING}}
+    config["data"] |= {"cache_dir": "evil_cache", "cache": "disk", "num_workers": 1_000_000, "check": attack(cwd),
+                       "weights_file": "evil.csv", "augment": attack(cwd), "defaults": ["/hydra/launcher: evil"],
+                       "/trainer@_global_": "ddp", "trainer@_global_": {"devices": 9}, "seed": attack(cwd)}  # fmt: skip
+    precision = config["trainer"]["precision"]
+    changed["run"]["config"] = {
+        **{key: attack(cwd) for key in config},
+        "data": config["data"],
+        "trainer": {"precision": precision, "devices": 9, "profiler": attack(cwd), "default_root_dir": "evil_root"},
+        "hydra": {"run": {"dir": "evil_hydra"}, "output_subdir": "evil"},
+        "defaults": ["evil"],
+        "log_dir": "evil_logs",
+    }
+    (cwd / "run" / "planted.ckpt").unlink(missing_ok=True)
+    torch.save({**checkpoint, **changed}, cwd / "run" / "checkpoints" / "planted.ckpt")
+    arguments = ("inputs=photos", "output=out/predictions.csv") if verb == "predict" else ("output_dir=out",)
+    before = {path for path in cwd.rglob("*") if "data" not in path.parts}
+    result = run(verb, "ckpt_path=run/checkpoints/planted.ckpt", "trainer=cpu", *arguments, cwd=cwd)
+    assert result.code == 0, result.err
+    left = {path.name for path in cwd.rglob("*") if path not in before and "data" not in path.relative_to(cwd).parts}
+    assert left <= {"out", "predictions.csv", "metrics.json"}
+    if verb == "eval":
+        trained, found = metrics(cwd / "run"), metrics(cwd / "out")
+        assert found["test/loss"] == trained["test/loss"]
+
+
+@pytest.mark.parametrize("key", ["fold", "num_folds", "split_seed", "limit_per_class", "group_pattern", "val_fraction"])
+def test_in_the_division_of_a_checkpoint_alone(key: str, cwd: Path, checkpoint: dict[str, Any]) -> None:
+    """Without the run's split.csv, its images are divided again."""
+    alone = cwd / "alone" / "model.ckpt"
+    alone.parent.mkdir(exist_ok=True)
+    torch.save(planted(checkpoint, ("run", "config", "data", key), attack(cwd)), alone)
+    result = run("eval", f"ckpt_path={alone}", "trainer=cpu", "output_dir=out", cwd=cwd)
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    assert f"data.{key}" in result.err
+    assert not (cwd / "evil").exists()
+    torch.save(checkpoint, alone)
+    result = run("eval", f"ckpt_path={alone}", "trainer=cpu", "output_dir=out", cwd=cwd)
+    assert result.code == 0, result.err
+    assert metrics(cwd / "out")["test/loss"] == metrics(cwd / "run")["test/loss"]
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """The address of a web server, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}", asked
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("target", ["StanfordDogsDataModule", "TorchvisionDataModule", "DigitsDataModule"])
+def test_nothing_is_fetched_or_made(
+    target: str, cwd: Path, checkpoint: dict[str, Any], server: tuple[str, list[str]]
+) -> None:
+    url, asked = server
+    data = {**checkpoint["run"]["config"]["data"], "_target_": f"classifier.data.{target}", "root": "evil_root",
+            "name": "CIFAR10", "download": True, "url": url, "sha256": None}  # fmt: skip
+    torch.save(planted(checkpoint, ("run", "config", "data"), data), cwd / "planted.ckpt")
+    result = run("eval", "ckpt_path=planted.ckpt", "trainer=cpu", "output_dir=out", cwd=cwd)
+    assert (result.code, "Traceback" in result.err) == (2, False), result.err
+    assert "evil_root" in result.err
+    assert not (cwd / "evil_root").exists()
+    assert asked == []
+
+
+def test_a_data_module_that_is_in_no_config(cwd: Path, checkpoint: dict[str, Any]) -> None:
+    data = {**checkpoint["run"]["config"]["data"], "_target_": "tests.verbs.test_planted.Payload"}
+    torch.save(planted(checkpoint, ("run", "config", "data"), data), cwd / "planted.ckpt")
+    result = run("eval", "ckpt_path=planted.ckpt", "trainer=cpu", "output_dir=out", cwd=cwd)
+    assert result.code == 2
+    assert "configs/data/NAME.yaml" in result.err
+    result = run(
+        "eval", "ckpt_path=planted.ckpt", "trainer=cpu", "output_dir=out", "data=folder", "data.root=photos", cwd=cwd
+    )
+    assert result.code == 0, result.err
+    assert "test/acc" in metrics(cwd / "out") or "all/acc" in metrics(cwd / "out")
