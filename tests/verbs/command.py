@@ -30,7 +30,7 @@ BARE = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "logger.tensorboard
 
 # processes are forked from one that has imported torch, and has no threads and no GPU in use
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*(f"classifier.verbs.{verb}" for verb in ("train", "evaluate", "predict")), __name__])
+FORKS.set_forkserver_preload(["classifier.verbs.train", "classifier.verbs.evaluate", "tests.verbs.command"])
 
 
 @dataclass
@@ -84,9 +84,11 @@ class Started:
         memory: Bytes that it may take beyond those it begins with.
     """
 
-    def __init__(self, verb: str, *arguments: str, cwd: Path, memory: int | None = None) -> None:
+    def __init__(
+        self, verb: str, *arguments: str, cwd: Path, folder: str = "src", memory: int | None = None
+    ) -> None:
         self._log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 - closed with this object
-        script, environment = REPOSITORY / "src" / f"{verb}.py", dict(os.environ)
+        script, environment = REPOSITORY / folder / f"{verb}.py", dict(os.environ)
         self._process = FORKS.Process(target=_child, args=(script, arguments, cwd, self._log.name, environment, memory))
         self._process.start()
         STARTED.append(self)

@@ -1,10 +1,9 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import generate
-from tests.verbs.command import QUICK, STARTED, runs, succeed
+from tests.verbs.command import QUICK, runs, succeed
 
 TRAINED = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos", "data.test_fraction=0.23",
            "trainer.max_epochs=4")  # fmt: skip
@@ -28,11 +27,3 @@ def trained(workplace: Path) -> Path:
     """The run directory of `workplace`."""
     (run_dir,) = runs(workplace / "logs")
     return run_dir
-
-
-@pytest.fixture(autouse=True)
-def _nothing_goes_on_running() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        process.kill()
-    STARTED.clear()

@@ -48,7 +48,7 @@ def test_averaged_weights(folder: Path, tmp_path: Path) -> None:
         content = torch.load(tmp_path / "run" / "checkpoints" / f"{name}.ckpt", weights_only=True)
         average, training = content["state_dict"], content[TRAINING_WEIGHTS]
         assert any(not torch.equal(average[key], training[key]) for key in average)
-    assert "ema=null" in refuse("train", "resume=run", "ema=null", "trainer.max_epochs=3", cwd=tmp_path)
+    assert "ema=" in refuse("train", "resume=run", "ema=null", "trainer.max_epochs=3", cwd=tmp_path)
 
 
 def test_head_on_the_features_of_another_run(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_official_split_of_stanford_dogs(dogs: Path, tmp_path: Path) -> None
     [
         ("finetune=haed", "finetune=haed head"),
         ("finetune.layers=3", "finetune.layers"),
-        ("finetune.stages=3", "finetune.stages=3 finetune.stages=2"),
+        ("finetune.stages=3", "finetune.stages=3 2"),
         ("optimizer=timm optimizer.name=lamd", "optimizer.name=lamd lamb"),
         ("trainer.max_epochs=-1 trainer.max_time=00:00:01:00 scheduler=one_cycle", "scheduler=cosine"),
         ("trainer.max_epochs=-1", "trainer.max_epochs= trainer.max_time="),

@@ -57,7 +57,7 @@ def test_learning_rate_of_two_processes(folder: Path, tmp_path: Path) -> None:
     [
         ("tune=rate", "batch_size lr"),
         ("tune=batch_size trainer=ddp_sim", "trainer.devices=1"),
-        ("tune=batch_size", "trainer=gpu data.batch_size"),
+        ("tune=batch_size", "tune=batch_size GPU"),
     ],
 )
 def test_wrong_input(typed: str, use: str, folder: Path, tmp_path: Path) -> None:
