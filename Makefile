@@ -17,10 +17,10 @@ train: install
 	$(BIN)/python src/train.py $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Tell what is wrong with a data set: python scripts/check_data.py data=folder data.root=my_photos"""
+"""Report what is wrong with a data set: python scripts/check_data.py data=folder data.root=my_photos"""
 
 from omegaconf import DictConfig
 
@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def check(config: DictConfig) -> int:
-    from classifier.tools.check_data import check_data  # not at the top: `--help` does without torch
+    from classifier.tools.check_data import check_data  # not at the top: `--help` needs no torch
 
     return check_data(config)
 

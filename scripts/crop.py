@@ -1,4 +1,4 @@
-"""Write boxes as images: python scripts/crop.py output=my_crops data=annotation_crop data.root=my_boxes"""
+"""Write boxes or images as class folders: python scripts/crop.py output=my_crops data=folder data.root=my_photos"""
 
 from omegaconf import DictConfig
 
@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def crop(config: DictConfig) -> object:
-    from classifier.tools.folders import crop  # not at the top: `--help` does without torch
+    from classifier.tools.folders import crop  # not at the top: `--help` needs no torch
 
     return crop(config)
 

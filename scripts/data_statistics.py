@@ -8,7 +8,7 @@ from classifier.cli import main
 
 
 def statistics(config: DictConfig) -> object:
-    from classifier.tools.statistics import statistics  # not at the top: `--help` does without torch
+    from classifier.tools.statistics import statistics  # not at the top: `--help` needs no torch
 
     return statistics(config)
 

@@ -6,7 +6,7 @@ from classifier.cli import main
 
 
 def preview(config: DictConfig) -> object:
-    from classifier.tools.preview import preview  # not at the top: `--help` does without torch
+    from classifier.tools.preview import preview  # not at the top: `--help` needs no torch
 
     return preview(config)
 

@@ -1,10 +1,12 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests import generate
+from tests.verbs.command import STARTED
 
 # threads of several processes fighting for few cores are slower than one each, and add in another order
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -27,3 +29,11 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The official layout of Stanford Dogs, 3 breeds of 8 + 3; not to be changed."""
     return generate.stanford_dogs(tmp_path_factory.mktemp("dogs") / "stanford_dogs")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on_running() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()

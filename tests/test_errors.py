@@ -7,7 +7,7 @@ from classifier.errors import UserError, require_choice, require_number, require
 
 
 def test_what_fits_passes() -> None:
-    require_choice("data.cache", "ram", ("none", "ram"))
+    require_choice("data.cache", "disk", ("none", "disk"))
     for value in (3, np.int64(4)):
         require_whole("data.fold", value, 3, 4)
     for number in (0, -1.5, np.float32(2)):
@@ -15,21 +15,22 @@ def test_what_fits_passes() -> None:
 
 
 def test_an_unknown_choice() -> None:
-    with pytest.raises(UserError, match=r"^data\.cache=rom is unknown: did you mean ram\?$"):
-        require_choice("data.cache", "rom", ("none", "ram"))
-    with pytest.raises(UserError, match=r"^data\.cache=7 is unknown: choose from: none, ram$"):
-        require_choice("data.cache", 7, ("none", "ram"))
+    for value, named in (("dsk", ["disk"]), (7, ["none", "disk"])):
+        with pytest.raises(UserError) as refusal:
+            require_choice("data.cache", value, ("none", "disk"))
+        assert f"data.cache={value}" in str(refusal.value)
+        assert [name for name in ("none", "disk") if name in str(refusal.value)] == named
 
 
 @pytest.mark.parametrize("value", [2, 5, 3.0, "3", True, None, float("nan")])
 def test_no_whole_number(value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^data\.fold={value} must be a whole number from 3 to 4, or null$"):
+    with pytest.raises(UserError, match=rf"^data\.fold={value} .* 3 .* 4"):
         require_whole("data.fold", value, 3, 4, ", or null")
 
 
 @pytest.mark.parametrize("value", ["3", True, None, float("nan"), float("inf")])
 def test_no_number(value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^data\.margin={value} must be a number$"):
+    with pytest.raises(UserError, match=rf"^data\.margin={value} "):
         require_number("data.margin", value)
 
 
@@ -45,5 +46,5 @@ def test_no_number(value: Any) -> None:
 def test_number_within_limits(limits: dict[str, float], wrong: float, right: float, said: str) -> None:
     require_number("key", right, **limits)
     for value in (wrong, True, float("nan")):
-        with pytest.raises(UserError, match=rf"^key={value} must be a number {said}$"):
+        with pytest.raises(UserError, match=rf"^key={value} .*{said}"):
             require_number("key", value, **limits)

@@ -1,5 +1,6 @@
 """The commands and snippets of the README and of docs/, as they stand there."""
 
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import generate
-from tests.verbs.command import REPOSITORY, run
+from tests.verbs.command import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
@@ -33,6 +34,7 @@ SHORT = {
                     "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"],
     "experiment=folder_finetune": ["model.pretrained=false"],
     "experiment=dogs": ["model.pretrained=false"],
+    "-m": ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"],
 }  # fmt: skip
 
 
@@ -64,25 +66,39 @@ def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.Te
     for language, text in [block for page in (README, *PAGES.values()) for block in blocks(page)]:
         path = re.search(r"^# ((?:src|configs)/\S+)$", text, re.MULTILINE)
         if language in ("yaml", "python") and path:
+            (root / path[1]).parent.mkdir(parents=True, exist_ok=True)
             (root / path[1]).write_text(text)
     return root
 
 
-def execute(words: list[str], cwd: Path) -> str:
-    # the interpreter and the tools of this environment
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+def execute(words: list[str], cwd: Path, given: str = "", *path: Path) -> str:
+    """Run a command of this environment, with `given` on stdin; Python looks into `path` first. What it printed."""
+    places = os.pathsep.join(map(str, path)) or os.environ.get("PYTHONPATH", "")
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": tools, "PYTHONPATH": places}
+    done = subprocess.run(words, cwd=cwd, env=environment, input=given, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
-def do(words: list[str], cwd: Path) -> None:
-    """Run an entry point: the clone's own where the command needs what the README added, else, faster, in here."""
-    if any(added in word for word in words for added in ("birds", "by_name", "linear", "nadam", "focal")):
-        execute(words, cwd)
-        return
-    result = run(Path(words[1]).stem, *words[2:], cwd=cwd, folder=Path(words[1]).parent.name)
-    assert result.code == 0, f"{' '.join(words)}\n{result.out}{result.err}"
+# many commands in one process, which imports torch once, from the clone: with what the pages say to write
+IN_ONE_PROCESS = """
+import json, sys
+from pathlib import Path
+from tests.verbs.command import run
+for verb, *arguments in json.load(sys.stdin):
+    script, here = Path(verb), Path.cwd()
+    result = run(script.stem, *arguments, cwd=here, folder=script.parent.name, root=here)
+    if result.code:
+        sys.exit(f"{verb} {' '.join(arguments)}\\n{result.out}{result.err}")
+"""
+
+
+def do(commands: list[str], clone: Path) -> None:
+    """Run commands that begin with `python`, in their order."""
+    words = [shortened(command)[1:] for command in commands]
+    path = (clone / "src", clone / "scripts", REPOSITORY)
+    execute(["python", "-c", IN_ONE_PROCESS], clone, json.dumps(words), *path)
 
 
 def test_it_is_short() -> None:
@@ -104,28 +120,27 @@ def test_make_targets_exist() -> None:
 @pytest.mark.slow
 def test_commands(clone: Path) -> None:
     """In the README's order, as later ones use what earlier ones made."""
-    for command in COMMANDS:
-        if command == "make train":
-            do(["python", "src/train.py", "trainer.max_epochs=2"], clone)  # what it does, in this environment
-        if command.startswith("python"):
-            if "new_photos" in command and not (clone / "new_photos").exists():
-                generate.copy(clone / "my_photos", clone / "new_photos")
-                # the latest run is then one on photographs of the same classes
-                do(shortened("python src/train.py experiment=folder_cnn data.root=my_photos"), clone)
-            do(shortened(command), clone)
+    typed = {
+        "make train": "python src/train.py trainer.max_epochs=2",  # what it does, in this environment
+        # the latest run is then one on photographs of the same classes
+        "new_photos": "python src/train.py experiment=folder_cnn data.root=my_photos",
+    }
+    generate.copy(clone / "my_photos", clone / "new_photos")
+    inserted = [[text for word, text in typed.items() if word in command] + [command] for command in COMMANDS]
+    do([command for commands in inserted for command in commands if command.startswith("python")], clone)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [name for name, page in PAGES.items() if commands(page)])
 def test_commands_of_the_docs(clone: Path, page: str) -> None:
-    for command in commands(PAGES[page]):
-        assert command.startswith(("python src/", "python scripts/")), command
-        do(shortened(command), clone)
+    found = commands(PAGES[page])
+    assert all(command.startswith(("python src/", "python scripts/")) for command in found)
+    do(found, clone)
 
 
 @pytest.mark.slow
 def test_use_from_python(clone: Path) -> None:
-    execute(shortened("python src/train.py experiment=folder_cnn data.root=my_photos run_dir=trained"), clone)
+    do(["python src/train.py experiment=folder_cnn data.root=my_photos run_dir=trained"], clone)
     (snippet,) = [text for language, text in blocks(README) if language == "python" and "load_from_checkpoint" in text]
     work = clone / "elsewhere"
     work.mkdir()

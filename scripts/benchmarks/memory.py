@@ -44,13 +44,12 @@ def _in_a_process(count: int) -> int:
 def _proportional_bytes(count: int) -> int:
     labels = np.arange(count) % 999
     paths = [f"n{label:08d}-some_breed/n{label:08d}_{row:07d}.jpg" for row, label in enumerate(labels)]
-    names = pd.Categorical.from_codes(labels, [str(label) for label in range(999)])
+    names = pd.Categorical(labels.astype(str))
     samples = pd.DataFrame({"path": pd.Series(paths, dtype="str"), "label": names})
-    del paths
+    del paths, labels, names
     samples = samples.assign(split=Splitting(val_fraction=0.0, test_fraction=0.0).split(samples))
-    rows = np.flatnonzero(samples["split"] == "train")
-    dataset = ImageDataset(Images.of(samples, Path("photos")), rows, _no_picture)
-    loader = ResumableLoader(dataset, EpochSampler(len(rows), 64, seed=0), num_workers=WORKERS)
+    dataset = ImageDataset(Images.of(samples, Path("photos")), np.flatnonzero(samples["split"] == "train"), _no_picture)
+    loader = ResumableLoader(dataset, EpochSampler(len(dataset), 64, seed=0), num_workers=WORKERS)
     batches = iter(loader)
     for _ in range(min(BATCHES, len(loader))):
         next(batches)

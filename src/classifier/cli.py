@@ -19,17 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from classifier.errors import UserError, did_you_mean
-from classifier.runs import (
-    CONFIG_DIR,
-    find_checkpoint,
-    find_run,
-    find_same_run,
-    leaves,
-    on_main_process,
-    set_variable,
-    stored_config,
-)
+from classifier import runs
+from classifier.errors import UserError, did_you_mean, require_choice
+from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +83,8 @@ def main(
     except UserError as error:
         refusals.append(error)
     except (HydraException, OmegaConfBaseException) as error:
-        from_the_command_line = isinstance(error, (HydraException, MissingMandatoryValue)) or error.full_key
-        if not from_the_command_line:
-            raise
+        if not isinstance(error, (HydraException, MissingMandatoryValue)) and not error.full_key:
+            raise  # a bug of ours
         refusals.append(UserError(explain(error, config_name or verb)))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -123,7 +114,7 @@ def begin_or_resume(verb: str) -> str | None:
             raise UserError("init_from=latest is another one at the next start: name it, to use resume=auto")
         replace_arguments({}, drop=("resume",))
         _complete_new(log_dir)
-        found, overrides = find_same_run(sys.argv[1:], log_dir, argument("run_dir"))
+        found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir"))
         if found is None:
             return verb
         if (found / "metrics.json").is_file() and not overrides:
@@ -131,13 +122,14 @@ def begin_or_resume(verb: str) -> str | None:
                 print(f"{found} is done: there is nothing to resume")
             return None
         resume, sys.argv[1:] = str(found), [*overrides, *(text for text in sys.argv[1:] if text.startswith("-"))]
-    run = find_run(resume, log_dir, argument("name") or argument("experiment"))
+    run = runs.find_run(resume, log_dir, argument("name") or argument("experiment"))
     _offer_run(run)
     if (hardware := argument("trainer")) is not None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
-        chosen = leaves(_load_option("trainer", hardware))
-        typed = [f"trainer.{key}={'null' if value is None else value}" for key, value in chosen.items()]
-        sys.argv[1:] = [*typed, *sys.argv[1:]]
+        require_choice("trainer", hardware, _options("trainer"))
+        chosen = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
+        chosen = {key: "null" if value is None else value for key, value in chosen.items() if key != "defaults"}
+        sys.argv[1:] = [*(f"trainer.{key}={value}" for key, value in chosen.items()), *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 
@@ -152,7 +144,7 @@ def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[
     def prepare(verb: str) -> str:
         path = argument("ckpt_path")
         if path is not None:
-            found = find_checkpoint(path, Path(argument("log_dir") or "logs"))
+            found = runs.find_checkpoint(path, Path(argument("log_dir") or "logs"))
             values = values_of(found)
             replace_arguments({"ckpt_path": str(found)})
         elif SHOW_ONLY & set(sys.argv[1:]):
@@ -169,14 +161,14 @@ def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[
 
 def _complete_new(log_dir: Path) -> None:
     if (source := argument("init_from")) is not None:
-        replace_arguments({"init_from": str(find_checkpoint(source, log_dir, "init_from"))})
+        replace_arguments({"init_from": str(runs.find_checkpoint(source, log_dir, "init_from"))})
     if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
         sys.argv.insert(1, "~experiment")  # the default one is for its own data
 
 
 def _offer_run(run: Path) -> None:
     """Make a run's stored config the config `resume`, each section an option of its group, to be exchanged."""
-    stored = stored_config(run)
+    stored = runs.stored_config(run)
     groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
     store = ConfigStore.instance()
     for group in groups:
@@ -186,20 +178,10 @@ def _offer_run(run: Path) -> None:
     node = {
         "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": "."}, "output_subdir": None},
-        **{key: value for key, value in stored.items() if key not in groups or value is None},
+        **{key: None if key in groups else value for key, value in stored.items()},  # None where it is switched off
         "resume": "???",
     }
     store.store(name="resume", node=node)
-
-
-def _load_option(group: str, option: str) -> dict[str, Any]:
-    path = CONFIG_DIR / group / f"{option}.yaml"
-    if not path.is_file():
-        known = (file.stem for file in path.parent.glob("[!_]*.yaml"))
-        raise UserError(f"{group}={option} does not exist: {did_you_mean(option, known)}")
-    values = dict(OmegaConf.load(path))
-    values.pop("defaults", None)
-    return values
 
 
 def argument(key: str) -> str | None:
@@ -261,9 +243,12 @@ def _quoted(key: str, value: str, multirun: bool) -> str:
         parsed: Override = OverridesParser.create().parse_override(text)
     except HydraException:
         return override(key, value)
-    is_text = parsed.is_sweep_override() and not multirun and not (CONFIG_DIR / key).is_dir()
-    if not parsed.is_sweep_override() and isinstance(read := parsed.value(), str):
-        is_text = value[0] not in "'\"" and read != value.strip()
+    read = parsed.value()
+    if parsed.is_sweep_override():  # of numbers, or of options of a group, Hydra says that -m is missing
+        words = all(isinstance(part, str) for part in getattr(read, "list", [None]))
+        is_text = words and not multirun and not (CONFIG_DIR / key).is_dir()
+    else:
+        is_text = isinstance(read, str) and value[0] not in "'\"" and read != value.strip()
     return override(key, value) if is_text else text
 
 
@@ -295,11 +280,13 @@ def _print_help(verb: str, config_name: str) -> None:
     head, _, defaults = (CONFIG_DIR / f"{verb}.yaml").read_text(encoding="utf-8").partition("\ndefaults:")
     print(f"{head}\n\nGROUPS, of which GROUP=NAME picks one:")
     for group in re.findall(r"^  - (?:optional )?(\w+):", defaults, re.MULTILINE):
-        names = sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
-        if names:
-            print(f"  {group}: {', '.join(names)}")
+        print(f"  {group}: {', '.join(_options(group))}")
     print("\nKEYS, which KEY=VALUE overrides (-m KEY=A,B runs each value, --cfg job prints these alone):\n")
     print(OmegaConf.to_yaml(config))
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
 
 
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in the data; some are made once, whatever the number of processes."""
+"""Files that appear whole or not at all, and never in the data; some are made by one process of several."""
 
 import errno
 import logging

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from classifier import __version__
@@ -122,9 +123,7 @@ def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
         runs = find_runs(log_dir, name)
         if not runs:
             where = log_dir if name is None else log_dir / name
-            raise UserError(
-                f"resume=latest: no run below {where}: name a run directory with resume=..., or log_dir=..."
-            )
+            raise UserError(f"resume=latest: no run below {where}: use resume=RUN_DIR, or log_dir=...")
         return runs[-1]
     run = Path(value)
     if not (run / "config.yaml").is_file():
@@ -199,8 +198,7 @@ def run_dir_of(checkpoint: Path) -> Path:
 
 def stored_config(run: Path) -> dict[str, Any]:
     """The config of a run, with its paths as they are now, should its directory have been moved."""
-    config = OmegaConf.load(run / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     old = str(config["run_dir"])
 
     def here(value: Any) -> Any:
@@ -212,8 +210,7 @@ def stored_config(run: Path) -> dict[str, Any]:
             return str(run) + value.removeprefix(old)
         return value
 
-    moved: dict[str, Any] = here(plain(config))
-    return moved
+    return {key: here(value) for key, value in config.items()}
 
 
 def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -237,10 +234,9 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
     for key in {**after, **before}:
         if after.get(key) != before.get(key) and not _may_change(key, gone=key not in after):
             raise UserError(
-                f"{key}={after.get(key)} has no effect on a run that is resumed, which began with {before.get(key)}: "
-                "what can change is trainer.max_epochs, devices and other keys of trainer, data.root, "
-                "data.num_workers, callbacks, logger. For a new run from these weights, use init_from=... instead of "
-                "resume"
+                f"{key}={after.get(key)} has no effect on a resumed run, which began with {before.get(key)}: what can "
+                "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from "
+                "these weights, use init_from=... instead of resume"
             )
 
 
@@ -255,7 +251,7 @@ def versions() -> dict[str, str]:
 
     libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
     found = {name.replace("-", "_"): version(name) for name in libraries}
-    # torch's own, as it also names the build, such as +cu132; a plain str, as checkpoints hold no other
+    # torch's own, as it also names the build, such as +cu132
     return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
 
 
@@ -277,22 +273,18 @@ def record_start(run_dir: Path, overrides: list[str]) -> None:
     """
     import torch
 
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
         "overrides": overrides,
         "versions": versions(),
         "git": _git(run_dir),
-        "machine": {
-            "host": platform.node(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        },
+        "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count(), "gpus": gpus},
     }
-    lines = [json.dumps(line) for line in [*read_starts(run_dir), start]]
     with whole_file(run_dir / STARTS, "log_dir") as scratch:
-        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [f"{json.dumps(line)}\n" for line in [*read_starts(run_dir), start]]
+        scratch.write_text("".join(lines), encoding="utf-8")
 
 
 def _git(run_dir: Path) -> dict[str, Any] | None:

@@ -59,10 +59,7 @@ def test_the_region_is_what_is_read(tmp_path: Path, resize: str, left: tuple[int
     assert tuple(read[:, 5, 8].tolist()) == (0, 255, 0)
 
 
-@pytest.mark.parametrize(
-    "numbers",
-    [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)],
-)
+@pytest.mark.parametrize("numbers", [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)])
 def test_to_dict_and_back(numbers: Preprocessing) -> None:
     stored = numbers.to_dict()
     assert Preprocessing.from_dict(stored) == numbers

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from classifier.data import ImageFolderDataModule
-from classifier.data.datamodule import ClassificationDataModule
+from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from tests.verbs.command import Result, run
 
 
@@ -31,11 +30,9 @@ def opened(root: Path, **settings: object) -> ClassificationDataModule:
 
 def parts(datamodule: ClassificationDataModule) -> dict[str, list[str]]:
     """Part -> <class>/<file name> of its samples, sorted."""
-    samples = datamodule.samples
-    return {
-        part: sorted(f"{samples.classes[samples.labels[row]]}/{samples.path(row).name}" for row in rows)
-        for part, rows in datamodule.split.items()
-    }
+    table = datamodule.samples
+    names = table["label"].astype("str") + "/" + table["path"].str.rpartition("/")[2]
+    return {part: sorted(names[datamodule.rows(part)]) for part in datamodule.parts}
 
 
 def files(root: Path) -> dict[str, bytes]:

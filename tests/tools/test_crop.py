@@ -1,44 +1,32 @@
+"""python scripts/crop.py: the samples as class folders, written once, whole and under names of their own."""
+
 import csv
+import os
+import shutil
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from classifier.data import AnnotationCropDataModule, ClassificationDataModule
-from classifier.data.image_folder import image_files
-from classifier.data.samples import Problem, Samples
+from classifier.tools.folders import LONGEST, distinct, safe_name
 from tests import generate
 from tests.generate import picture, save
 from tests.tools.parts import files, opened, parts, refusal, script
-from tests.verbs.command import run, start
+from tests.verbs.command import start
+
+PHOTOS = ("data=folder", "data.root=photos", "output=out")
 
 
-class Store:
-    def read(self, item: int) -> np.ndarray:
-        return np.full((40, 20 + item), item * 20, np.uint8)
-
-
-class ArraysSource:
-    """Images that are no files."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def prepare(self) -> None: ...
-
-    def read(self, classes: Sequence[str] | None = None) -> tuple[Samples, list[Problem]]:
-        names = [f"photos:{number}" for number in range(12)]
-        labels = [number % 2 for number in range(12)]
-        return Samples.build(self.root, ["a/b", "c"], names, labels, store=Store()), []
-
-
-class ArraysDataModule(ClassificationDataModule):
-    def __init__(self, root: str, **settings: object) -> None:
-        super().__init__(ArraysSource(Path(root)), **settings)  # type: ignore[arg-type]
+@pytest.fixture
+def work(folder: Path, tmp_path: Path) -> Path:
+    """A folder with `photos` in it, which the test may change."""
+    generate.copy(folder, tmp_path / "photos")
+    return tmp_path
 
 
 def boxes(annotated: Path, *arguments: str) -> tuple[str, ...]:
@@ -50,6 +38,10 @@ def listed(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def images(output: Path) -> list[Path]:
+    return [output / line["path"] for line in listed(output)]
+
+
 def test_boxes_become_a_folder_with_the_same_parts(annotated: Path, tmp_path: Path) -> None:
     result = script("crop", *boxes(annotated, "format=png", "size=20", "data.fold=2"), cwd=tmp_path)
     assert "60 written, 0 were there" in result.out
@@ -59,11 +51,9 @@ def test_boxes_become_a_folder_with_the_same_parts(annotated: Path, tmp_path: Pa
     wanted = AnnotationCropDataModule(annotated, fold=2)
     wanted.setup()
     assert [(line["split"], line["source"]) for line in listed(tmp_path / "out")] == [
-        (part, wanted.samples.relative_path(row)) for part, rows in wanted.split.items() for row in rows
+        (part, path) for part in wanted.parts for path in wanted.samples["path"][wanted.rows(part)]
     ]
-    assert [line["path"] for line in listed(tmp_path / "out")] == [
-        found.samples.relative_path(row) for part in found.split for row in found.split[part]
-    ]
+    assert sorted(line["path"] for line in listed(tmp_path / "out")) == sorted(found.samples["path"])
     line = listed(tmp_path / "out")[0]
     x1, y1, x2, y2 = map(int, line["source_box"].split())
     with Image.open(annotated / line["source"]) as image, Image.open(tmp_path / "out" / line["path"]) as crop:
@@ -88,9 +78,8 @@ def test_upright_deep_and_transparent_images(tmp_path: Path) -> None:
     save(Image.fromarray(np.full((30, 30), 40_000, np.uint16)), tmp_path / "photos" / "a" / "deep.png")
     save(Image.new("RGBA", (30, 30), (0, 0, 0, 0)), tmp_path / "photos" / "b" / "clear.png")
     save(Image.new("L", (300, 10), 90), tmp_path / "photos" / "b" / "wide.png")
-    none = ("data.val_fraction=0", "data.test_fraction=0", "format=png", "size=15")
-    script("crop", "data=folder", "data.root=photos", "output=out", *none, cwd=tmp_path)
-    crops = {path.stem: np.asarray(Image.open(path)).astype(int) for path in image_files(tmp_path / "out")}
+    script("crop", *PHOTOS, "data.val_fraction=0", "data.test_fraction=0", "format=png", "size=15", cwd=tmp_path)
+    crops = {path.stem: np.asarray(Image.open(path)).astype(int) for path in images(tmp_path / "out")}
     assert {name: pixels.shape for name, pixels in crops.items()} == {
         "turned": (30, 15, 3),
         "deep": (15, 15, 3),
@@ -100,27 +89,34 @@ def test_upright_deep_and_transparent_images(tmp_path: Path) -> None:
     assert crops["turned"][-5:].min(2).mean() > 150 > 100 > crops["turned"][:15].min(2).mean()
     assert np.abs(crops["deep"] - 40_000 / 257).max() < 1
     assert crops["clear"].min() == 255
+    shutil.rmtree(tmp_path / "out")
+    script("crop", *PHOTOS, "data.val_fraction=0", "data.test_fraction=0", "size=null", "data.channels=1", cwd=tmp_path)
+    with Image.open(tmp_path / "out" / "train" / "b" / "wide.jpg") as image:
+        assert (image.size, image.mode, image.format) == ((300, 10), "L", "JPEG")
 
 
-@pytest.mark.parametrize("size", ["null", "1000"])
-def test_as_large_as_they_are(folder: Path, tmp_path: Path, size: str) -> None:
-    script("crop", "data=folder", f"data.root={folder}", "output=out", f"size={size}", "data.channels=1", cwd=tmp_path)
-    image = Image.open(tmp_path / "out" / listed(tmp_path / "out")[0]["path"])
-    assert (image.size, image.mode, image.format) == ((48, 40), "L", "JPEG")
+class Pixels(ClassificationDataModule):
+    """Images that are not files."""
+
+    def list_samples(self) -> pd.DataFrame:
+        names = [f"photos:{number}" for number in range(12)]
+        return pd.DataFrame({"path": names, "label": ["a/b", "c"] * 6, "item": range(12)})
+
+    def read_images(self, items: np.ndarray) -> list[np.ndarray]:
+        return [np.full((40, 20 + item), item * 20, np.uint8) for item in items]
 
 
-def test_images_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = "classifier.data.modules.ArraysDataModule"
-    monkeypatch.setattr("classifier.data.modules.ArraysDataModule", ArraysDataModule, raising=False)
-    arguments = (f"data._target_={target}", "data=folder", "data.root=arrays", "output=out", "data.check=none")
+def test_images_that_are_not_files(tmp_path: Path) -> None:
+    arguments = (f"data._target_={__name__}.Pixels", "data=folder", "data.root=arrays", "output=out", "data.check=none")
     result = script("crop", *arguments, "format=png", cwd=tmp_path)
     assert "'a/b' as a_b" in result.out
-    found = opened(tmp_path / "out")
-    assert found.classes == ("a_b", "c")
-    with Image.open(tmp_path / "out" / "train" / "a_b" / "photos_4.png") as image:
+    assert opened(tmp_path / "out").classes == ("a_b", "c")
+    (path,) = (tmp_path / "out").rglob("photos_4.png")
+    with Image.open(path) as image:
         assert image.size == (24, 40)
         assert np.asarray(image).max() == 80
-    assert "images that are no files of their own" in refusal("split", *arguments[:-2], "output=o", cwd=tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    assert "mode=image" in refusal("crop", *arguments, "mode=copy", cwd=tmp_path)
 
 
 def test_without_parts_as_folders(annotated: Path, tmp_path: Path) -> None:
@@ -128,23 +124,23 @@ def test_without_parts_as_folders(annotated: Path, tmp_path: Path) -> None:
     assert "data.split_file=out/split.csv" in result.out
     found = opened(tmp_path / "out", split_file=str(tmp_path / "out" / "split.csv"))
     assert (tmp_path / "out" / "red" / "red_000_1.jpg").is_file()
-    assert {part: len(rows) for part, rows in found.split.items()} == {"train": 42, "val": 6, "test": 12}
+    assert {part: len(found.rows(part)) for part in found.parts} == {"train": 42, "val": 6, "test": 12}
 
 
 def test_killed_and_run_again(tmp_path: Path) -> None:
     generate.image_folder(tmp_path / "photos", ("blue", "red"), 4)
-    large = picture("red", (500, 400))  # large enough to be met in the middle
-    for number in range(24):
+    large = picture("red", (500, 400))  # large enough to be killed in the middle of one
+    for number in range(16):
         save(large, tmp_path / "photos" / "red" / f"large_{number}.jpg")
-    arguments = ("data=folder", "data.root=photos", "data.num_workers=1", "format=png", "size=null")
-    process = start("crop", *arguments, "output=killed", cwd=tmp_path, folder="scripts")
-    while len(list(image_files(tmp_path / "killed"))) < 5 and process.poll() is None:
+    arguments = (*PHOTOS[:2], "data.num_workers=1", "format=png", "size=null")
+    process = start("../scripts/crop", *arguments, "output=killed", cwd=tmp_path)
+    while len(list((tmp_path / "killed").rglob("[!.]*.png"))) < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    finished = list(image_files(tmp_path / "killed"))
-    assert 5 <= len(finished) < 32
+    finished = list((tmp_path / "killed").rglob("[!.]*.png"))
+    assert 3 <= len(finished) < 24
     for path in finished:
         Image.open(path).load()  # whole
     times = {path: path.stat().st_mtime_ns for path in finished}
@@ -156,31 +152,127 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_or_redone(annotated: Path, tmp_path: Path) -> None:
     script("crop", *boxes(annotated, "size=20"), cwd=tmp_path)
+    before = files(tmp_path / "out")
     for change in ("quality=50", "data.margin=0.3"):
-        message = refusal("crop", *boxes(annotated, "size=20", change), cwd=tmp_path)
-        assert "60 images that were made from something else or with other settings" in message
-        assert "use overwrite=true" in message
-    assert "60 images that do not belong" in refusal("crop", *boxes(annotated, "format=png"), cwd=tmp_path)
+        assert "overwrite=true" in refusal("crop", *boxes(annotated, "size=20", change), cwd=tmp_path)
+    assert "output=out" in refusal("crop", *boxes(annotated, "format=png"), cwd=tmp_path)
+    assert "output=out" in refusal("crop", *boxes(annotated, "size=20", "data.fold=0", "overwrite=true"), cwd=tmp_path)
+    assert files(tmp_path / "out") == before
     script("crop", *boxes(annotated, "size=10", "overwrite=true"), cwd=tmp_path)
-    assert {Image.open(path).size for path in image_files(tmp_path / "out")} == {(10, 10)}
+    assert {Image.open(path).size for path in images(tmp_path / "out")} == {(10, 10)}
     assert "0 written, 60 were there" in script("crop", *boxes(annotated, "size=10"), cwd=tmp_path).out
+    (tmp_path / "out" / "split.csv").unlink()  # then what is there may be anything
+    assert "overwrite=true" in refusal("crop", *boxes(annotated, "size=10"), cwd=tmp_path)
 
 
-def test_stopped_by_ctrl_c(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("mode", ["symlink", "hardlink", "copy"])
+def test_links_and_copies_have_the_same_parts(work: Path, mode: str) -> None:
+    before = files(work / "photos")
+    script("crop", *PHOTOS, f"mode={mode}", "data.fold=1", cwd=work)
+    wanted, found = opened(work / "photos", fold=1), opened(work / "out")
+    assert parts(found) == parts(wanted)
+    assert found.classes == wanted.classes
+    # its list is a split file too
+    assert parts(opened(work / "out", split_file=str(work / "out" / "split.csv"))) == parts(wanted)
+    assert files(work / "photos") == before
+    line = listed(work / "out")[0]
+    first, source = work / "out" / line["path"], work / "photos" / line["source"]
+    assert first.read_bytes() == source.read_bytes()
+    assert first.is_symlink() == (mode == "symlink")
+    assert os.path.samestat(first.lstat(), source.lstat()) == (mode == "hardlink")
+    first.unlink()
+    first.symlink_to("nowhere")
+    assert "1 written, 59 were there" in script("crop", *PHOTOS, f"mode={mode}", "data.fold=1", cwd=work).out
+    assert files(work / "photos") == before
+    (work / "elsewhere").mkdir()  # links hold where data and output move together
+    (work / "photos").rename(work / "elsewhere" / "photos")
+    (work / "out").rename(work / "elsewhere" / "out")
+    assert all(path.exists() for path in images(work / "elsewhere" / "out"))
 
-    monkeypatch.setattr("classifier.tools.folders.decode", stop)
-    result = run("crop", *boxes(annotated), cwd=tmp_path, folder="scripts")
-    assert (result.code, result.err.splitlines()[-1]) == (130, "stopped")
+
+def test_links_are_overwritten_and_not_written_through(work: Path) -> None:
+    before = files(work / "photos")
+    for mode in ("hardlink", "hardlink", "symlink", "copy"):
+        script("crop", *PHOTOS, f"mode={mode}", "overwrite=true", cwd=work)
+    assert files(work / "photos") == before
+    assert not any(path.is_symlink() for path in images(work / "out"))
+    assert not list((work / "out").rglob(".*"))
 
 
-def test_a_size_that_is_none(annotated: Path, tmp_path: Path) -> None:
-    message = refusal("crop", *boxes(annotated, "size=big"), cwd=tmp_path)
-    assert message == "size=big must be a whole number of at least 1"
+def test_what_links_need(work: Path, annotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "mode=image" in refusal("crop", *boxes(annotated, "mode=symlink"), cwd=work)
+    assert not (work / "out").exists()
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert "mode=copy" in refusal("crop", *PHOTOS, "mode=hardlink", cwd=work)
 
 
-def test_nothing_is_written_into_the_data(annotated: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(annotated)
-    message = refusal("crop", *boxes(annotated, "output=link/images/crops"), cwd=tmp_path)
-    assert "lies in the data folder" in message
+def test_equal_names_and_odd_ones(tmp_path: Path) -> None:
+    for sub in ("a", "b", "c"):
+        for name in ("cats", "dogs and:birds*"):
+            save(picture("red"), tmp_path / "photos" / "train" / name / sub / "1.jpg")
+    save(picture("red"), tmp_path / "photos" / "test" / "cats" / "1.jpg")
+    result = script("crop", *PHOTOS, "data.val_fraction=0", "mode=symlink", cwd=tmp_path)
+    assert "'dogs and:birds*' as dogs and_birds_" in result.out
+    assert "data=folder data.root=out data.val_fraction=0" in result.out  # else a part would be cut for validation
+    assert parts(opened(tmp_path / "out", val_fraction=0)) == {
+        "train": sorted(f"{name}/{file}.jpg" for name in ("cats", "dogs and_birds_") for file in ("1", "1_2", "1_3")),
+        "test": ["cats/1.jpg"],
+    }
+    assert [line["source"] for line in listed(tmp_path / "out")[:2]] == ["train/cats/a/1.jpg", "train/cats/b/1.jpg"]
+
+
+def test_safe_names() -> None:
+    names = {
+        "dog": "dog",
+        "Dr. Who 100%": "Dr. Who 100%",
+        "犬": "犬",
+        "a/b\\c:d": "a_b_c_d",
+        "../up": "_._up",
+        ".hidden": "_hidden",
+        "dot.": "dot_",
+        " blank\n": "blank_",
+        "": "_",
+        "..": "__",
+        "con": "_con",
+        "lpt1.x": "_lpt1.x",
+        "console": "console",
+        "ü" * 150: "ü" * (LONGEST // 2),  # cut between characters
+    }
+    assert {name: safe_name(name) for name in names} == names
+
+
+def test_distinct_names() -> None:
+    stems, suffixes = ["1", "1", "1_2", "1", "1", "e\u0301", "é"], [".jpg", ".jpg", ".jpg", ".JPG", ".png", "", ""]
+    found = distinct(pd.Series(stems), pd.Series(suffixes)).tolist()
+    assert found == ["1.jpg", "1_2.jpg", "1_2_2.jpg", "1_3.JPG", "1.png", "e\u0301", "é_2"]
+    assert distinct(pd.Series(["a", "a", "a_2", "a_2"])).is_unique
+    many = distinct(pd.Series(["x"] * 20_000), ".jpg")  # in linear time
+    assert many.is_unique
+    assert many.iloc[-1] == "x_20000.jpg"
+
+
+def test_refusals(work: Path) -> None:
+    (work / "file").write_text("")
+    (work / "link").symlink_to(work / "photos")
+    cases = {
+        ("output=photos/out",): "output=photos/out",
+        ("output=link/crops",): "output=link/crops",
+        ("output=.",): "output=.",
+        ("output=file",): "output=file",
+        ("output=out", "mode=symlnk"): "mode=symlnk",
+        ("output=out", "size=big"): "size=big",
+        ("output=out", "quality=101"): "quality=101",
+        ("output=out", "overwrite=maybe"): "overwrite=maybe",
+        (): "output=...",
+        ("output=out", "mdoe=copy"): "mode",
+    }
+    for arguments, said in cases.items():
+        assert said in refusal("crop", "data=folder", "data.root=photos", *arguments, cwd=work)
+    assert not (work / "out").exists()
+    (work / "out").mkdir()
+    (work / "out" / "train").write_text("")
+    assert "output=..." in refusal("crop", *PHOTOS, cwd=work)

@@ -80,7 +80,7 @@ def places(checkpoint: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def test_the_attack_would_work(cwd: Path) -> None:
-    with pytest.raises(Exception, match="evil|state_dict|int"):
+    with pytest.raises(Exception, match=r"state_dict|int"):
         hydra.utils.instantiate(attack(cwd))
     assert (cwd / "evil").read_text() == "code ran"
     (cwd / "evil").unlink()

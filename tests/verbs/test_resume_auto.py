@@ -1,4 +1,4 @@
-"""resume=auto goes on with the run that the same command has begun; and what may change in a run that goes on."""
+"""resume=auto resumes the run that the same command has begun; and what may change when a run is resumed."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def test_a_finished_run_is_left_alone(cwd: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in only_run(cwd).rglob("*")}
     result = run("train", *RUN, "resume=auto", cwd=cwd)
     assert result.code == 0
-    assert f"{only_run(cwd).relative_to(cwd)} is done" in result.out
+    assert str(only_run(cwd).relative_to(cwd)) in result.out
     assert {path: path.stat().st_mtime_ns for path in only_run(cwd).rglob("*")} == before
 
 
@@ -78,46 +78,26 @@ def test_auto_with_a_run_directory(cwd: Path) -> None:
     assert len(starts(cwd / "mine")) == 2
     result = run("train", *RUN[1:], "run_dir=mine", "resume=auto", cwd=cwd)
     assert result.code == 2
-    assert "run_dir=mine holds a run that was begun with experiment=folder_cnn" in result.err
+    assert "run_dir=mine" in result.err
+    assert "experiment=folder_cnn" in result.err
 
 
 def test_auto_is_for_one_run_and_the_same_weights(cwd: Path) -> None:
     result = run("train", "-m", *RUN, "resume=auto", cwd=cwd)
-    assert (result.code, "leave out -m" in result.err) == (2, True)
+    assert (result.code, "-m" in result.err) == (2, True)
     result = run("train", *RUN, "resume=auto", "init_from=latest", cwd=cwd)
-    assert (result.code, "init_from=latest is another one" in result.err) == (2, True)
+    assert (result.code, "init_from=latest" in result.err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "optimizer.lr=0.5",
-        "optimizer=sgd",
-        "scheduler=step",
-        "scheduler=null",
-        "model.drop_rate=0.9",
-        "model=resnet9",
-        "data=digits",
-        "data.fold=1",
-        "data.split_seed=3",
-        "data.val_fraction=0.3",
-        "data.image_size=64",
-        "data.sampler=balanced",
-        "seed=3",
-        "monitor=val/loss",
-        "callbacks.best.mode=min",
-        "trainer.accumulate_grad_batches=2",
-        "trainer.limit_train_batches=2",
-    ],
-)
+@pytest.mark.parametrize("override", ["optimizer=sgd", "scheduler=null", "data=digits", "seed=3"])
 def test_what_cannot_change_is_refused(override: str, cwd: Path) -> None:
+    """The list of what can is in `runs.RESUME_MAY_CHANGE`."""
     run_dir = only_run(cwd)
     before = (run_dir / "config.yaml").read_bytes()
     result = run("train", f"resume={run_dir}", "trainer.max_epochs=2", override, cwd=cwd)
-    assert result.code == 2, result.out
-    assert "has no effect on a run that goes on" in result.err
-    assert "trainer.max_epochs" in result.err
-    assert "Traceback" not in result.err + result.out
+    assert (result.code, "Traceback" in result.err + result.out) == (2, False), result.out
+    assert override.partition("=")[0] in result.err
+    assert "init_from=" in result.err
     assert (run_dir / "config.yaml").read_bytes() == before
     assert metrics(run_dir)["epoch"] == 1
 
@@ -126,7 +106,7 @@ def test_what_can_change(cwd: Path) -> None:
     run_dir = only_run(cwd)
     (cwd / "photos").rename(cwd / "moved")
     changes = ("data.root=moved", "data.num_workers=1", "trainer.max_epochs=2", "callbacks.early_stopping=null",
-               "callbacks.last.every_n_train_steps=2", "data.cache=ram", "mix.mixup=0.1", "logger.tensorboard=null",
+               "callbacks.last.every_n_train_steps=2", "data.cache=disk", "logger.tensorboard=null", "trainer=cpu",
                "data.augment.crop=null")  # fmt: skip
     result = run("train", f"resume={run_dir}", *changes, cwd=cwd)
     assert result.code == 0, result.err
@@ -138,12 +118,12 @@ def test_what_can_change(cwd: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("data.batch_size=4", "takes 8 images at once, and data.batch_size=4 on 1 process makes 4"),
-        ("a new class", "new: 'purple'; missing: none"),
-        ("another network", "holds another network than this code builds, network.classifier.weight first"),
+        ("data.batch_size=4", ["8", "data.batch_size=4"]),
+        ("a new class", ["'purple'"]),
+        ("another network", ["network.classifier.weight"]),
     ],
 )
-def test_what_does_not_fit_is_refused(change: str, said: str, cwd: Path) -> None:
+def test_what_does_not_fit_is_refused(change: str, said: list[str], cwd: Path) -> None:
     run_dir = only_run(cwd)
     if change == "a new class":
         generate.copy(cwd / "photos" / "red", cwd / "photos" / "purple")
@@ -156,7 +136,7 @@ def test_what_does_not_fit_is_refused(change: str, said: str, cwd: Path) -> None
     override = [change] if "=" in change else []
     result = run("train", f"resume={run_dir}", "trainer.max_epochs=2", *override, cwd=cwd)
     assert result.code == 2, result.out
-    assert said in result.err
+    assert all(word in result.err for word in said), result.err
     assert "Traceback" not in result.err + result.out
     assert (run_dir / "config.yaml").read_bytes() == before
 
@@ -176,14 +156,14 @@ def test_debug_runs_are_not_the_latest(cwd: Path) -> None:
 
 
 def test_where_there_is_no_best(cwd: Path) -> None:
-    """`from_epoch` lies behind the end of the run: the last is tested, and said so."""
+    """`from_epoch` is after the end of the run: the last is tested, and named."""
     result = run("train", *RUN, "callbacks.best.from_epoch=2", "run_dir=short", cwd=cwd)
     assert result.code == 0, result.err
-    assert "no checkpoint was kept as the best: these are the metrics of short/checkpoints/last.ckpt" in result.out
+    assert "short/checkpoints/last.ckpt" in result.out
     assert {"val/acc", "test/acc"} <= metrics(cwd / "short").keys()
     result = run("eval", "ckpt_path=short", cwd=cwd)
     assert result.code == 2
-    assert "use ckpt_path=short/checkpoints/last.ckpt" in result.err
+    assert "ckpt_path=short/checkpoints/last.ckpt" in result.err
 
 
 @pytest.mark.parametrize("off", ["callbacks", "logger", "callbacks.last", "callbacks.best"])

@@ -1,26 +1,24 @@
-"""`tune=` and what happens when memory really runs out."""
+"""`tune=`, what happens when memory runs out, and that a long sweep does not take more and more of it."""
 
-import csv
-import os
 import re
-import resource
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.verbs.command import QUICK, REPOSITORY, Result, finish, metrics, run, runs, start
+from tests.verbs.command import BARE, QUICK, finish, metrics, refuse, rows, runs, start, succeed
 
-FOLDER = ("experiment=folder_cnn", "model=simple_cnn", *QUICK)
+MB = 1 << 20
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and limits memory as Linux does")
 
 
 def test_learning_rate(folder: Path, tmp_path: Path) -> None:
-    result = run("train", *FOLDER, f"data.root={folder}", "tune=lr", "optimizer.lr=123", cwd=tmp_path)
-    assert result.code == 0, result.err
-    last = result.out.strip().splitlines()[-1]
+    with_tensorboard = (*BARE[:2], *QUICK, f"data.root={folder}", "tune=lr")
+    last = succeed("train", *with_tensorboard, "optimizer.lr=123", cwd=tmp_path).out.strip().splitlines()[-1]
     assert re.fullmatch(r"optimizer\.lr=[\d.e-]+", last)
     assert 1e-5 < float(last.partition("=")[2]) < 0.1
     assert runs(tmp_path / "logs") == []  # what `latest` looks for
@@ -28,144 +26,103 @@ def test_learning_rate(folder: Path, tmp_path: Path) -> None:
     names = {path.name for path in run_dir.iterdir() if not path.name.startswith("events.out")}
     assert names == {"lr_find.png", "lr_find.csv"}
     with Image.open(run_dir / "lr_find.png") as image:
-        assert image.size == (840, 540)
-    with (run_dir / "lr_find.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert float(rows[0]["rate"]) == pytest.approx(1e-6)
-    assert float(rows[0]["loss"]) == pytest.approx(1.1, abs=0.4)  # 3 classes
+        assert min(image.size) > 300
+    curve = rows(run_dir / "lr_find.csv")
+    assert float(curve[0]["rate"]) == pytest.approx(1e-6)
+    assert float(curve[0]["loss"]) == pytest.approx(1.1, abs=0.4)  # 3 classes
     events = EventAccumulator(str(run_dir))
     events.Reload()
     assert events.Tags()["images"] == ["lr_find"]
-    repeated = run("train", *FOLDER, f"data.root={folder}", "tune=lr", last, cwd=tmp_path)
+    repeated = succeed("train", *BARE, f"data.root={folder}", "tune=lr", last, "run_dir=out", cwd=tmp_path)
     assert repeated.out.strip().splitlines()[-1] == last  # whatever the rate of the config
-
-
-def test_learning_rate_without_tensorboard(folder: Path, tmp_path: Path) -> None:
-    run("train", *FOLDER, f"data.root={folder}", "tune=lr", "logger.tensorboard=null", "run_dir=out", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"lr_find.png", "lr_find.csv"}
 
 
-def test_loss_that_does_not_fall(folder: Path, tmp_path: Path) -> None:
+def test_a_loss_that_does_not_fall(folder: Path, tmp_path: Path) -> None:
     frozen = ("optimizer=sgd", "optimizer.weight_decay=0", "loss.class_weight=[0,0,0]")
-    result = run("train", *FOLDER, f"data.root={folder}", "tune=lr", *frozen, "run_dir=out", cwd=tmp_path)
-    assert result.code == 2
-    assert "no learning rate to suggest" in result.err
+    refuse("train", *BARE, f"data.root={folder}", "tune=lr", *frozen, "run_dir=out", cwd=tmp_path)
     assert (tmp_path / "out" / "lr_find.png").exists()
 
 
 @pytest.mark.slow
 def test_learning_rate_of_two_processes(folder: Path, tmp_path: Path) -> None:
-    arguments = (*FOLDER, f"data.root={folder}", "tune=lr", "trainer=ddp_sim", "data.batch_size=4")
+    arguments = (*BARE, f"data.root={folder}", "tune=lr", "trainer=ddp_sim", "data.batch_size=4", "run_dir=out")
     output = finish(start("train", *arguments, cwd=tmp_path))
     assert output.count("optimizer.lr=") == 1
-    [run_dir] = (tmp_path / "logs" / "folder_cnn").iterdir()
-    assert (run_dir / "lr_find.png").exists()
+    assert (tmp_path / "out" / "lr_find.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("typed", "use"),
     [
-        (("tune=rate",), "tune=rate is unknown: choose from: batch_size, lr"),
-        (("tune=batch_size", "trainer=ddp_sim"), "tune=batch_size tries one process, not 2: use trainer.devices=1"),
-        (("on_oom=skip",), "on_oom=skip is unknown"),
+        ("tune=rate", "batch_size lr"),
+        ("tune=batch_size trainer=ddp_sim", "trainer.devices=1"),
+        ("tune=batch_size", "tune=batch_size GPU"),
     ],
 )
-def test_wrong_input(arguments: tuple[str, ...], message: str, folder: Path, tmp_path: Path) -> None:
-    result = run("train", *FOLDER, f"data.root={folder}", *arguments, cwd=tmp_path)
-    assert result.code == 2
-    assert message in result.err
+def test_wrong_input(typed: str, use: str, folder: Path, tmp_path: Path) -> None:
+    message = refuse("train", *BARE, *typed.split(), f"data.root={folder}", cwd=tmp_path)
+    assert [part for part in use.split() if part not in message] == []
     assert not (tmp_path / "logs").exists()
 
 
-def test_batch_size_where_all_fit(folder: Path, tmp_path: Path) -> None:
-    arguments = (f"data.root={folder}", "tune=batch_size", "data.batch_size=6", "trainer.accumulate_grad_batches=2")
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    result = run("train", *FOLDER, *arguments, cwd=tmp_path)
-    assert result.code == 0, result.err
-    tried = [int(size) for size in re.findall(r"data\.batch_size=(\d+) \(32x32 pixels, 32-true\) fits", result.out)]
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batch_size(folder: Path, tmp_path: Path) -> None:
+    arguments = ("trainer=gpu", "tune=batch_size", "data.batch_size=6", "trainer.accumulate_grad_batches=2")
+    result = succeed("train", *BARE, *arguments, f"data.root={folder}", cwd=tmp_path)
+    tried = [int(size) for size in re.findall(r"data\.batch_size=(\d+) .*fits", result.out)]
     assert tried == [2, 3, 4, 6, 8, 12, 16, 32]  # of 42 training images
     assert result.out.strip().splitlines()[-1] == "data.batch_size=12 trainer.accumulate_grad_batches=1"
     assert not (tmp_path / "logs").exists()
-    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_batch_size_is_that_of_the_largest_images(folder: Path, tmp_path: Path) -> None:
-    growing = (
-        "data.train_size=[[0,16],[2,24],[4,20]]",
-        "model.head=avg",
-        "data.batch_size=2",
-        "data.limit_per_class=2",
-    )
-    result = run("train", *FOLDER, f"data.root={folder}", "tune=batch_size", *growing, cwd=tmp_path)
-    assert result.code == 0, result.err
-    assert "data.batch_size=4 (24x24 pixels, 32-true) fits" in result.out
-
-
-def test_run_that_is_resumed(folder: Path, tmp_path: Path) -> None:
-    """It keeps what it does without memory, or takes another way; there is nothing to tune."""
-    arguments = (*FOLDER, f"data.root={folder}", "on_oom=accumulate", "test=false", "run_dir=out")
-    assert run("train", *arguments, cwd=tmp_path).code == 0
-    for epochs, typed, kept in ((2, (), "accumulate"), (3, ("on_oom=raise",), "raise")):
-        result = run("train", "resume=out", f"trainer.max_epochs={epochs}", *typed, cwd=tmp_path)
-        assert result.code == 0, result.err
-        assert f"on_oom: {kept}" in (tmp_path / "out" / "config.yaml").read_text()
-    result = run("train", "resume=out", "tune=lr", cwd=tmp_path)
-    assert result.code == 2
-    assert "there is no key tune" in result.err
-
-
-def limited(gigabytes: float, verb: str, *arguments: str, cwd: Path) -> Result:
-    """Run an entry point in a process that is refused more memory; some 1.1 GB are torch's own."""
-    size = int(gigabytes * 1e9)
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "src" / f"{verb}.py"), *arguments],
-        cwd=cwd,
-        # freed blocks go back to the system, and do not count
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to RLIMIT_DATA")
+def advised(verb: str, *arguments: str, batch_size: str, cwd: Path) -> list[str]:
+    """Run an entry point with little memory and do as it says until it ends well; all that was typed for that."""
+    typed: list[str] = []
+    while True:
+        process = start(verb, *arguments, *typed[-2:], cwd=cwd, memory=250 * MB)
+        output, _ = process.communicate()
+        if process.returncode == 0:
+            return typed
+        assert process.returncode == 2, output
+        found = re.findall(rf"\b({batch_size}=\d+|trainer\.accumulate_grad_batches=\d+)", output.splitlines()[-1])
+        failed, *use = found
+        assert failed.partition("=")[0] == batch_size
+        assert use != typed[-2:], output
+        typed += use
 
 
 @linux
 @pytest.mark.slow
 def test_real_lack_of_memory(folder: Path, tmp_path: Path) -> None:
-    """It is told; what was told works; so does on_oom=accumulate; and tune=batch_size knows before."""
-    arguments = ("train", *FOLDER, "model.hidden=[]", "data.image_size=128", "trainer.limit_val_batches=1",
-                 "test=false", f"data.root={folder}", "data.batch_size=42")  # fmt: skip
-    told = limited(1.4, *arguments, cwd=tmp_path)
-    assert told.code == 2
-    expected = (
-        "error: out of memory with data.batch_size=42 (128x128 pixels, 32-true): use data.batch_size=21 "
-        "trainer.accumulate_grad_batches=2 for the same effective batch, or on_oom=accumulate"
-    )
-    assert told.err.strip().splitlines()[-1] == expected
+    """The message names what to type; in the end, that fits."""
+    arguments = (*BARE, "model.hidden=[]", "data.image_size=128", "trainer.limit_val_batches=1", "test=false",
+                 f"data.root={folder}", "data.batch_size=42")  # fmt: skip
+    typed = advised("train", *arguments, "run_dir=run", batch_size=r"data\.batch_size", cwd=tmp_path)
+    size, times = (int(text.partition("=")[2]) for text in typed[-2:])
+    assert size * times == 42
+    assert metrics(tmp_path / "run")["global_step"] == 1
+    assert advised("eval", "ckpt_path=run", "split=all", "data.batch_size=60", batch_size=r"data\.batch_size", cwd=tmp_path)
+    assert advised("predict", "ckpt_path=run", f"inputs={folder}", "batch_size=60", batch_size="batch_size", cwd=tmp_path)
 
-    divided = limited(1.4, *arguments, "on_oom=accumulate", "run_dir=divided", cwd=tmp_path)
-    assert divided.code == 0, divided.err
-    assert "out of memory with 42 images at a time: going on with 21" in divided.out
-    assert metrics(tmp_path / "divided")["global_step"] == 1
 
-    found = limited(1.4, *arguments, "tune=batch_size", cwd=tmp_path)
-    assert found.code == 0, found.err
-    [typed] = [line for line in found.out.splitlines() if line.startswith("data.batch_size=") and "acc" in line]
-    assert "does not fit" in found.out
-    obeyed = limited(1.4, *arguments, *typed.split(), "run_dir=obeyed", cwd=tmp_path)
-    assert obeyed.code == 0, obeyed.err
-    assert metrics(tmp_path / "obeyed")["global_step"] == 1
+JOBS = 50
+# each job holds 8 MB of weights, as many of gradients, twice as many of optimiser state
+HEAVY = ("model.widths=[4,8]", "model.head=avg", "model.hidden=[2000,1000]")
+SHORT = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
 
-    evaluated = limited(1.15, "eval", "ckpt_path=obeyed", "split=all", "data.batch_size=60", cwd=tmp_path)
-    assert evaluated.code == 2
-    assert (
-        "error: out of memory with data.batch_size=60 (128x128 pixels, 32-true): use data.batch_size=30"
-        in evaluated.err
-    )
-    predicted = limited(1.15, "predict", "ckpt_path=obeyed", f"inputs={folder}", "batch_size=60", cwd=tmp_path)
-    assert predicted.code == 2
-    assert "error: out of memory with batch_size=60: use batch_size=30" in predicted.err
+
+@linux
+@pytest.mark.slow
+def test_memory_does_not_grow_from_job_to_job(folder: Path, tmp_path: Path) -> None:
+    sweep = ("hydra.sweep.dir=sweep", f"seed=range({JOBS})", f"data.root={folder}")
+    process = start("train", "-m", *BARE[:2], *QUICK, *HEAVY, *SHORT, *sweep, cwd=tmp_path)
+    held = {}
+    for job in (9, JOBS - 2):
+        while process.poll() is None and not (tmp_path / "sweep" / str(job) / "metrics.json").exists():
+            time.sleep(0.02)
+        assert process.poll() is None, process.output()
+        pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+        held[job] = int(pages) * 4096
+    finish(process)
+    assert held[JOBS - 2] - held[9] < 80 * MB, held

@@ -50,8 +50,9 @@ class AnnotationCropDataModule(ClassificationDataModule):
         super().__init__(root, **settings)
         require_choice("data.objects", objects, samples.OBJECTS)
         require_choice("data.class_from", class_from, ("name", "folder"))
-        require_choice("data.difficult", difficult, ("keep", "skip"))
-        require_choice("data.truncated", truncated, ("keep", "skip"))
+        marks = {"difficult": difficult, "truncated": truncated}
+        for mark, choice in marks.items():
+            require_choice(f"data.{mark}", choice, ("keep", "skip"))
         samples.require_margin(margin)
         self.images = samples.sub_folder("images", images)
         self.annotations = samples.sub_folder("annotations", annotations)
@@ -59,8 +60,7 @@ class AnnotationCropDataModule(ClassificationDataModule):
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
-        self.skipped_marks = {"difficult"} if difficult == "skip" else set()
-        self.skipped_marks |= {"truncated"} if truncated == "skip" else set()
+        self.skipped_marks = {mark for mark, choice in marks.items() if choice == "skip"}
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes; an annotation that cannot be used is a problem.
@@ -94,9 +94,7 @@ class AnnotationCropDataModule(ClassificationDataModule):
             if is_image(path) if key == "images" else Path(path).suffix.lower() in ("", ".xml"):
                 found.setdefault(Path(path).relative_to(folder).with_suffix("").as_posix(), []).append(path)
         if not found:
-            raise UserError(
-                f"{self.root / folder} has no {key}: name their folder below {self.root} with data.{key}=..."
-            )
+            raise UserError(f"{self.root / folder} has no {key}: name their folder below data.root with data.{key}=...")
         return found
 
     def _objects(self, annotations: list[str], images: list[str]) -> list[tuple[str, Box]]:
@@ -158,9 +156,6 @@ def _read_object(element: Element) -> VocObject:
     return VocObject(name, (x1 - 1, y1 - 1, x2, y2), marks)
 
 
-LISTS = ("train", "val", "trainval", "test")
-
-
 def read_image_sets(folder: Path) -> dict[str, str]:
     """Name of an image, without its suffix -> its part.
 
@@ -170,21 +165,17 @@ def read_image_sets(folder: Path) -> dict[str, str]:
     Raises:
         UserError: There is no list, it cannot be read, or an image is in two parts.
     """
-    try:
-        files = [folder / f"{name}.txt" for name in LISTS]
-        texts = [file.read_text(encoding="utf-8-sig") if file.is_file() else "" for file in files]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the lists in {folder} ({error}): mend them, or use data.image_sets=null"
-        ) from error
-    lists = {
-        name: [line.strip() for line in text.splitlines() if line.strip()]
-        for name, text in zip(LISTS, texts, strict=True)
-    }
+    lists: dict[str, list[str]] = {name: [] for name in ("train", "val", "trainval", "test")}
+    for name, names in lists.items():
+        if (file := folder / f"{name}.txt").is_file():
+            try:
+                names += [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read {file} ({error}): mend it, or use data.image_sets=null") from error
     if not any(lists.values()):
+        files = ", ".join(f"{name}.txt" for name in lists)
         raise UserError(
-            f"{folder} has none of {', '.join(file.name for file in files)} with names in it: name the folder with "
-            "data.image_sets=..., or use data.image_sets=null"
+            f"{folder} lists no image in {files}: name the lists with data.image_sets=..., or use data.image_sets=null"
         )
     known = {*lists["train"], *lists["val"]}
     lists["train"] += [name for name in lists["trainval"] if name not in known]
@@ -192,5 +183,5 @@ def read_image_sets(folder: Path) -> dict[str, str]:
     for split in samples.SPLITS:
         for name in lists[split]:
             if (other := parts.setdefault(name, split)) != split:
-                raise UserError(f"{folder} lists {name} for {other} and for {split}: take it out of one of the lists")
+                raise UserError(f"{folder} lists {name} for {other} and for {split}: take it out of one of them")
     return parts

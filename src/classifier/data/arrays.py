@@ -78,29 +78,25 @@ class ArrayDataModule(ClassificationDataModule):
         if parts.get("test") == DEFAULT_TEST and not set(DEFAULT_TEST) & set(files.names):
             del parts["test"]
             log.info("%s has %s, no %s: the test part is cut from training", self.root, files.names, DEFAULT_TEST[0])
-        listed = self._listed_classes(files)
+        names = self._class_names(files)
         images = {x: files.open(x, f"x_{part}") for part, (x, _) in parts.items()}
         tables = []
         for part, (x, y) in parts.items():
             require_images(images[x], x, f"x_{part}")
             labels = read_labels(files.open(y, f"y_{part}"), y, f"y_{part}")
             if len(images[x]) != len(labels):
-                raise UserError(
-                    f"{x} has {len(images[x])} images and {y} {len(labels)} labels: name arrays that belong together "
-                    f"with data.x_{part}=... data.y_{part}=..."
-                )
-            if listed and labels.dtype.kind == "i":
-                if labels.max() >= len(listed):
-                    raise UserError(
-                        f"{y} has the label {labels.max()}, of {len(listed)} classes: use data.classes_key=null"
-                    )
-                labels = np.array(listed)[labels]
+                counts = f"{x} has {len(images[x])} images, and {y} {len(labels)} labels"
+                raise UserError(f"{counts}: name arrays that belong together, data.x_{part}=... data.y_{part}=...")
+            if names and labels.dtype.kind == "i":
+                if labels.max() >= len(names):
+                    raise UserError(f"{y} has the label {labels.max()} of {len(names)}: use data.classes_key=null")
+                labels = np.array(names)[labels]
             numbers = pd.Series(np.arange(len(labels))).astype("str").str.zfill(5)
             tables.append(pd.DataFrame({"path": f"{x}/" + numbers, "label": labels.astype(str), "split": part}))
         table = pd.concat(tables, ignore_index=True).astype("str")
-        if listed:
-            samples.require_known(table["label"].unique(), listed, f"{self.root} has the class")
-            table["label"] = pd.Categorical(table["label"], categories=listed)
+        if names:
+            samples.require_known(table["label"].unique(), names, f"{self.root} has the class")
+            table["label"] = pd.Categorical(table["label"], categories=names)
         self._mapped = MappedImages([files.path(x) for x in images], value_ranges(images, self.value_range))
         return table.drop(columns="split" if len(parts) == 1 else []).assign(item=np.arange(len(table)))
 
@@ -108,7 +104,7 @@ class ArrayDataModule(ClassificationDataModule):
         """uint8 (H, W) or (H, W, C); views of the file where nothing is to be converted."""
         return [self._mapped[item] for item in items]
 
-    def _listed_classes(self, files: "ArrayFiles") -> list[str] | None:
+    def _class_names(self, files: "ArrayFiles") -> list[str] | None:
         if self.classes_key not in files.names:
             return None
         listed = files.open(str(self.classes_key), "classes_key")
@@ -136,8 +132,7 @@ class ArrayFiles:
             raise UserError(f"{root} {what}: name an .npz file or a folder of .npy files with data.root=...")
         else:
             with self._undamaged(), zipfile.ZipFile(root) as archive:
-                infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-            self.members = {info.filename.removesuffix(".npy"): info for info in infos}
+                self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             self.names = list(self.members)
         if not self.names:
             raise UserError(f"{root} has no arrays: name an .npz file, or a folder of .npy files, with data.root=...")
@@ -152,18 +147,13 @@ class ArrayFiles:
             UserError: There is none, it holds Python objects, it is damaged, or there is no room to unpack it.
         """
         if name not in self.names:
-            raise UserError(
-                f"{self.root} has no array {name!r} but {', '.join(self.names)}: use data.{key}=..., "
-                f"{did_you_mean(name, self.names)}"
-            )
+            raise UserError(f"{self.root} has no array {name!r}: use data.{key}=..., {did_you_mean(name, self.names)}")
         try:
             array: np.ndarray = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             if "Python objects" in str(error):
-                raise UserError(
-                    f"the array {name} of {self.root} holds Python objects, which are not read, as they may run code: "
-                    "save numbers or text, as np.stack(list_of_images_of_one_size) or np.array(names, dtype=str)"
-                ) from error
+                advice = "save it by np.stack(images_of_one_size) or np.array(names, dtype=str)"
+                raise UserError(f"{name} of {self.root} holds Python objects, which may run code: {advice}") from error
             raise UserError(f"the array {name} of {self.root} is damaged ({error}): save it again") from error
         return array
 
@@ -247,8 +237,7 @@ def to_uint8(image: np.ndarray, values: tuple[float, float]) -> np.ndarray:
     """`image` with the range `values` stretched to 0 to 255, and what lies outside of it cut."""
     if image.dtype == np.uint8 and values == (0, 255):
         return image
-    low, high = values
-    scaled = (image.astype(np.float64) - low) * (255 / (high - low))
+    scaled = (image.astype(np.float64) - values[0]) * (255 / (values[1] - values[0]))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -261,10 +250,8 @@ def require_images(array: np.ndarray, name: str, key: str) -> None:
     """Raise a UserError where an array is not one of images."""
     shape = array.shape
     if len(shape) not in (3, 4) or (len(shape) == 4 and not {shape[1], shape[3]} & {1, 3}) or 0 in shape:
-        raise UserError(
-            f"the array {name} has the shape {shape}: images are (N, H, W), (N, H, W, 3) or (N, 3, H, W), with 1 or 3 "
-            f"channels. Save it so, as with {name}.reshape(...), or name another array with data.{key}=..."
-        )
+        wanted = f"images are (N, H, W), (N, H, W, 3) or (N, 3, H, W), or use another data.{key}=..."
+        raise UserError(f"the array {name} has the shape {shape}: {wanted}")
 
 
 def value_ranges(images: dict[str, np.ndarray], given: Sequence[float] | None) -> list[tuple[float, float]]:
@@ -299,13 +286,10 @@ def _found_range(name: str, arrays: list[np.ndarray]) -> tuple[float, float]:
     elif dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
         white = 1
     elif not (dtype.kind == "f" and low >= 0 and LEAST <= high <= 255):  # nan is not, either
-        raise UserError(
-            f"the array {name} ({dtype}) has values from {low:g} to {high:g}: say which are black and white with "
-            f"data.value_range=[{min(low, 0):g},{white:g}]"
-        )
-    log.info(
-        "%s has values from %g to %g, of which 0 is black and %g white; see data.value_range", name, low, high, white
-    )
+        advice = f"name black and white with data.value_range=[{min(low, 0):g},{white:g}]"
+        raise UserError(f"the array {name} ({dtype}) has values from {low:g} to {high:g}: {advice}")
+    tell = log.warning if white > 2 * high else log.info
+    tell("%s has values from %g to %g: 0 is black and %g white; or use data.value_range", name, low, high, white)
     return 0, white
 
 
@@ -320,11 +304,11 @@ def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
     Raises:
         UserError: Another shape or kind, negative or fractional labels, no or several ones in a row.
     """
+    wanted = (
+        f"labels are (N,) integers from 0 or text, or (N, K) with a single 1 in a row, or use another data.{key}=..."
+    )
     if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iufbUS":
-        raise UserError(
-            f"the array {name} has the shape {array.shape} and {array.dtype}: labels are (N,), (N, 1) or (N, K), "
-            f"of integers or text; name another array with data.{key}=..."
-        )
+        raise UserError(f"the array {name} has the shape {array.shape} and {array.dtype}: {wanted}")
     labels = np.array(array) if array.ndim == 2 and array.shape[1] > 1 else np.array(array).reshape(-1)
     if labels.ndim == 1 and labels.dtype.kind in "US":
         return to_text(labels)
@@ -334,11 +318,7 @@ def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
         good = (np.sort(labels, axis=1) == np.eye(labels.shape[1])[-1]).all(axis=1)
         labels = labels.argmax(axis=1)
     if not good.all():
-        row = int(np.argmin(good))
-        raise UserError(
-            f"the array {name} has {array[row]} at {row}: labels are integers from 0, or rows of a single 1 among zeros; "
-            f"save it so, or name another array with data.{key}=..."
-        )
+        raise UserError(f"the array {name} has {array[np.argmin(good)]} at {np.argmin(good)}: {wanted}")
     return labels.astype(np.int64)
 
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -42,11 +41,7 @@ MANY = 0.05  # of the boxes
 
 
 class Outcome(NamedTuple):
-    """Width and height in pixels; or 0 and the problem.
-
-    Args:
-        lasting: Whether it stays so as long as the file does.
-    """
+    """Width and height in pixels, or 0 and the problem; and whether that lasts as long as the file does."""
 
     width: int
     height: int
@@ -87,7 +82,7 @@ def check_images(
 def _cut_boxes(table: pd.DataFrame, found: pd.DataFrame, margin: float) -> pd.DataFrame:
     boxes = boxes_of(table)
     assert boxes is not None
-    sizes = found.reindex(table.index, fill_value=0)[["width", "height"]].to_numpy(np.int64)
+    sizes = found[["width", "height"]].reindex(table.index, fill_value=0).to_numpy(np.int64)
     good = usable(table)
     warn_of_outside(boxes[good], sizes[good], margin)
     cut = np.clip(boxes, 0, np.tile(sizes, 2)).astype(np.int32)
@@ -128,15 +123,15 @@ def image_size(path: Path, check: str) -> tuple[int, int]:
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
     decodes, and so finds damage in the middle too.
     """
-    with FileIO(path) as file:
+    with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise ValueError("empty file (0 bytes)")
         with Image.open(file) as image:
             size, kind = image.size, image.format or ""
             if kind == "WEBP":
-                file.seek(0)
-                whole = length >= int.from_bytes(file.read(12)[4:8], "little") + 8
+                file.seek(4)
+                whole = length >= int.from_bytes(file.read(4), "little") + 8
             else:
                 file.seek(max(0, length - TAIL))
                 whole = kind in END_MARKS and END_MARKS[kind] in file.read(TAIL)
@@ -169,10 +164,10 @@ def _check_pictures(images: Images, rows: Sequence[int], check: str) -> list[Out
         picture = images.picture(row)
         if isinstance(picture, Path):
             return image_size(picture, check)
-        if isinstance(picture, np.ndarray):
-            return picture.shape[1], picture.shape[0]
-        picture.load()
-        return picture.size
+        if isinstance(picture, Image.Image):
+            picture.load()
+            return picture.size
+        return picture.shape[1], picture.shape[0]
 
     if check != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)

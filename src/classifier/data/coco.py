@@ -54,10 +54,8 @@ class CocoDataModule(ClassificationDataModule):
         self.files = {"": annotations} if isinstance(annotations, str) else dict(annotations)
         folders = dict.fromkeys(self.files, images) if isinstance(images, str) else dict(images)
         if not self.files or self.files.keys() != folders.keys() or {*self.files} - {"", *samples.SPLITS}:
-            raise UserError(
-                f"data.images={images} and data.annotations={annotations} must name the same parts: use "
-                "data.annotations={train:FILE,val:FILE,test:FILE} and one folder, or data.images={train:FOLDER,...}"
-            )
+            example = "data.annotations={train:FILE,val:FILE,test:FILE} and a folder, or data.images={train:FOLDER,...}"
+            raise UserError(f"{annotations} and images in {images} must name the same parts: use {example}")
         self.folders = {part: samples.sub_folder("images", folder) for part, folder in folders.items()}
 
     def list_samples(self) -> pd.DataFrame:
@@ -86,28 +84,23 @@ class CocoDataModule(ClassificationDataModule):
         images["path"] = samples.inside(images["file_name"].astype("str"), self.folders[part], self.root)
         for row in images.index[images["path"].isna() | images["id"].duplicated()][:1]:
             number, path = images.loc[row, ["id", "file_name"]]
-            raise UserError(
-                f"images[{row}] of {file} has the id of another image, {number!r}, or a file that is not below "
-                f"data.root={self.root}, {path!r}: mend it, or use another data.images=..."
-            )
+            where = f"is not below data.root={self.root}, or whose id {number!r} is another's"
+            raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
         if self.crowd == "skip":
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
         boxes = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
-        numbers, categories, bbox = (
-            table[key].astype("str").fillna("null") for key in ("image_id", "category_id", "bbox")
-        )
-        paths = numbers.map(dict(zip(images["id"].astype("str"), images["path"], strict=True)))
-        labels = categories.map(dict(zip(names["id"].astype("str"), names["name"], strict=True)))
+        text = table.astype("str").fillna("null")
+        paths = text["image_id"].map(dict(zip(images["id"].astype("str"), images["path"], strict=True)))
+        labels = text["category_id"].map(dict(zip(names["id"].astype("str"), names["name"], strict=True)))
         table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
-        table = samples.mark(table, paths.isna(), "no image has the image_id " + numbers)
-        table = samples.mark(table, labels.isna(), "no category has the category_id " + categories)
-        table = samples.mark(table, np.isnan(boxes).any(axis=1), "the bbox " + bbox + " is not of four numbers")
+        table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
+        table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
+        table = samples.mark(table, np.isnan(boxes).any(axis=1), "the bbox " + text["bbox"] + " is not of four numbers")
         table = samples.with_covering_boxes(table, boxes)
         if "problem" in table:
             table["problem"] = places + table["problem"]
-        good = table["path"][samples.usable(table)]
-        if unlabelled := len(images) - good.nunique():
+        if unlabelled := len(images) - table["path"][samples.usable(table)].nunique():
             log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
         table = samples.with_margin(samples.choose_objects(table, self.objects), self.margin)
         return table.assign(split=part) if part else table

@@ -57,7 +57,7 @@ class Images:
     Args:
         root: Folder that the paths are relative to.
         paths: (N,).
-        labels: int64 (N,).
+        labels: (N,), the numbers of the classes, as integers of any size.
         boxes: int32 (N, 4), or None for whole images.
         items: int64 (N,), what `read_images` is asked for; None where the images are files.
         read_images: Items -> their pictures.
@@ -76,13 +76,14 @@ class Images:
     ) -> "Images":
         """Those of a table of samples; `read_images` is needed where it has a column `item`."""
         paths = pa.array(table["path"])
+        pa.default_memory_pool().release_unused()  # it keeps for itself what listing and splitting took
         return cls(
             root=root,
             paths=paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths,
-            labels=labels_of(table),
+            labels=table["label"].cat.codes.to_numpy(),
             boxes=boxes_of(table),
             items=table["item"].to_numpy(np.int64) if "item" in table else None,
-            read_images=read_images,
+            read_images=read_images if "item" in table else None,
         )
 
     def picture(self, row: int) -> Picture:
@@ -113,7 +114,7 @@ class ImageDataset(Dataset[Item]):
         seed: int = 0,
     ) -> None:
         self.images = images
-        self.rows = rows
+        self.rows = rows.astype(np.int32)
         self.read = read
         self.seed = seed
 

@@ -53,10 +53,9 @@ def list_paths(paths: Iterable[str], labels: Iterable[str] | pd.Categorical, **c
     """
     given = pd.Series(list(paths), dtype=object)
     shown = given.map(readable).astype("str")
-    names = (
-        labels if isinstance(labels, pd.Categorical) else pd.Series([readable(name) for name in labels], dtype="str")
-    )
-    table = pd.DataFrame({"path": shown, "label": names, **columns})
+    if not isinstance(labels, pd.Categorical):
+        labels = pd.Series([readable(name) for name in labels], dtype="str")
+    table = pd.DataFrame({"path": shown, "label": labels, **columns})
     return mark(table, shown.astype(object) != given, "its name is not UTF-8: rename it")
 
 
@@ -112,13 +111,10 @@ def with_labels(table: pd.DataFrame, classes: Sequence[str] | None, what: str) -
 def require_known(names: Iterable[str], classes: Sequence[str], what: str) -> None:
     """Raise a UserError where one of `names` is not among `classes`; for `what` see `with_labels`."""
     if unknown := [name for name in names if name not in classes]:
-        raise UserError(
-            f"{what} {unknown[0]!r}"
-            + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            + f" that training does not know (its {len(classes)} classes: {', '.join(list(classes)[:10])}"
-            + (", ..." if len(classes) > 10 else "")
-            + "): rename or remove it, or name other data with data.root=..."
-        )
+        known = ", ".join(list(classes)[:10]) + (", ..." if len(classes) > 10 else "")
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        unknown_to = f"{more} that training does not know (its {len(classes)} classes: {known})"
+        raise UserError(f"{what} {unknown[0]!r}{unknown_to}: rename or remove it, or use another data.root=...")
 
 
 def labels_of(table: pd.DataFrame) -> np.ndarray:
@@ -147,9 +143,8 @@ def group_ids(table: pd.DataFrame) -> np.ndarray:
     groups, names = pd.factorize(table["group"])
     count = int(images.max()) + 1
     linked = groups >= 0
-    links = coo_array(
-        (np.ones(linked.sum()), (images[linked], groups[linked] + count)), shape=(count + len(names),) * 2
-    )
+    ends = (images[linked], groups[linked] + count)
+    links = coo_array((np.ones(linked.sum()), ends), shape=(count + len(names),) * 2)
     joined: np.ndarray = pd.factorize(connected_components(links, directed=False)[1][images])[0]
     return joined
 
@@ -210,8 +205,9 @@ def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     there: list[str] = []
     for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
         with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
-            there += [posixpath.join(folder, readable(entry.name)) for entry in entries]
-    return mark(table, rows & ~table["path"].isin(there), NO_FILE)
+            prefix = f"{folder}/" if folder else ""
+            there += [prefix + entry.name for entry in entries]
+    return mark(table, rows & ~table["path"].astype(object).isin(there), NO_FILE)
 
 
 def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -219,7 +215,8 @@ def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     if "split" in table:
         pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
         double = pairs[pairs["path"].duplicated(keep=False)].groupby("path")["split"].agg(" and in ".join)
-        table = mark(table, table["path"].isin(double.index), "it is in " + table["path"].map(double).astype("str"))
+        found = table["path"].map(double).astype("str")
+        table = mark(table, found.notna(), "it is in " + found)
     return mark_missing(table, root)
 
 
@@ -230,9 +227,7 @@ def none_exists(table: pd.DataFrame) -> bool:
 
 def require_margin(margin: float) -> None:
     """Raise a UserError unless it can be added around a box."""
-    require_number("data.margin", margin)
-    if margin < 0:
-        raise UserError(f"data.margin={margin} must not be negative: use data.margin=0 for the box alone")
+    require_number("data.margin", margin, least=0)
 
 
 def choose_objects(table: pd.DataFrame, which: str) -> pd.DataFrame:

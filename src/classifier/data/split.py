@@ -93,20 +93,17 @@ class Splitting:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(codes == part))
-            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = (
-                part
-            )
+            before = pd.Series(shuffled).groupby(labels[shuffled]).cumcount()
+            kept[shuffled[before < self.limit_per_class]] = part
         return _names(kept)
 
     def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
         """Rows of the wanted fold of `pool`."""
         ids, first = units.of(pool)
         if len(ids) < self.num_folds:
-            what = "images" if units.whole else "groups"
-            raise UserError(
-                f"data.num_folds={self.num_folds} is more than the {len(ids)} {what}: use data.num_folds="
-                f"{max(2, len(ids))}"
-            )
+            found = f"{len(ids)} {'images' if units.whole else 'groups'}"
+            hint = f"data.num_folds={max(2, len(ids))}"
+            raise UserError(f"data.num_folds={self.num_folds} is more than the {found}: use {hint}")
         most = int(np.bincount(units.labels[first] if units.whole else units.labels[pool]).max())
         if most < self.num_folds:
             hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
@@ -117,8 +114,10 @@ class Splitting:
         """Rows of `pool` for the `val` or `test` part, class by class."""
         fraction = self.test_fraction if part == "test" else self.val_fraction
         seed = self.split_seed if part == "test" else self.split_seed + 1
+        if fraction <= 0 or len(pool) == 0:
+            return pool[:0]
         ids, first = units.of(pool)
-        if fraction <= 0 or len(pool) == 0 or (len(ids) == 1 and not units.whole):
+        if len(ids) == 1 and not units.whole:
             return pool[:0]
         if units.whole:
             return units.rows(pool, [ids[_share(units.labels[first], fraction, seed)]])

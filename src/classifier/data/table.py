@@ -53,9 +53,7 @@ class TableDataModule(ClassificationDataModule):
         super().__init__(Path(table).parent if root is None else root, **settings)
         require_choice("data.box_format", box_format, ("xyxy", "xywh"))
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
-            raise UserError(
-                f"data.box_columns={box_columns} must name four columns: use data.box_columns=[xmin,ymin,xmax,ymax]"
-            )
+            raise UserError(f"data.box_columns={box_columns}: name four, as data.box_columns=[xmin,ymin,xmax,ymax]")
         self.table = Path(table).expanduser()
         boxes = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **boxes, "split": split_column, "group": group_column}
@@ -76,12 +74,9 @@ class TableDataModule(ClassificationDataModule):
         try:
             table = samples.read_rows(file, self.columns)
         except (OSError, ValueError) as error:
-            keys = " ".join(
-                f"data.{'box_columns' if key in samples.BOX else f'{key}_column'}=..." for key in self.columns
-            )
-            raise UserError(
-                f"cannot read the table {file} ({error}): use data.table=... or its columns, {keys}"
-            ) from error
+            keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
+            ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
+            raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
         lines = "line " + table.index.astype("str").to_series(table.index) + f" of {file.name}: "
         for key in ("path", "label"):
@@ -90,46 +85,36 @@ class TableDataModule(ClassificationDataModule):
         if self.extension:
             paths = paths.mask(~paths.str.lower().str.endswith(EXTENSIONS), paths + self.extension)
         clean = samples.inside(paths, self.images, self.root)
-        self._require(
-            file, table, clean.notna(), "path", f"below the data folder: write paths relative to data.root={self.root}"
-        )
+        self._require(file, table, "path", clean, f"a path below data.root={self.root}")
         table["path"] = clean.mask(table["path"] == "", file.name)
         if "split" in table:
-            parts = table["split"].str.lower().map(samples.PART_WORDS)
-            self._require(
-                file,
-                table,
-                parts.notna(),
-                "split",
-                f"one of {', '.join(samples.PART_WORDS)}: use data.split_column=null",
-            )
-            table["split"] = parts.astype("str")
+            parts = table["split"].str.lower().map(samples.PART_WORDS).astype("str")
+            self._require(file, table, "split", parts, f"{', '.join(samples.PART_WORDS)}: use data.split_column=null")
+            table["split"] = parts
         if "group" in table:
             table["group"] = table["group"].where(table["group"] != "")
         if "x1" in table:
             table = self._with_boxes(table)
         table = self._without_repeats(file, samples.mark_unusable(table, self.root))
         if table.empty or samples.none_exists(table):
-            what = f"none of the {len(table)} files" + "".join(
-                f", {self.root / path} first," for path in table["path"][:1]
-            )
-            raise UserError(
-                f"{what} of {file} exists: use another data.table=..., data.root=..., a sub-folder "
-                "data.images=..., or what the paths lack, data.extension=.jpg"
-            )
+            first = "".join(f", {self.root / path} first" for path in table["path"][:1])
+            ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
+            raise UserError(f"none of the {len(table)} files of {file} exists{first}: use other {ways}")
         if "problem" in table:
             table["problem"] = lines[table.index] + table["problem"]
         return table.reset_index(drop=True)
 
-    def _require(self, file: Path, table: pd.DataFrame, good: pd.Series, key: str, what: str) -> None:
-        """Refuse the table where a usable line is not `good`."""
-        for line in table.index[~good & samples.usable(table)][:1]:
-            raise UserError(
-                f"{file}, line {line}: {table[key][line]!r} in the column {self.columns[key]} is not {what}"
-            )
+    def _require(self, file: Path, table: pd.DataFrame, key: str, found: pd.Series, what: str) -> None:
+        """Refuse the table where nothing was found for a usable line."""
+        for line in table.index[found.isna() & samples.usable(table)][:1]:
+            column = self.columns[key]
+            raise UserError(f"{file}, line {line}: {table[key][line]!r} in the column {column} is not {what}")
 
     def _with_boxes(self, table: pd.DataFrame) -> pd.DataFrame:
-        numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
+        try:  # ten times as fast
+            numbers = np.array(table[samples.BOX].astype(float))
+        except ValueError:
+            numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
         text = table["x1"] + ", " + table["y1"] + ", " + table["x2"] + ", " + table["y2"]
         table = samples.mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
         if self.box_format == "xywh":
@@ -145,6 +130,5 @@ class TableDataModule(ClassificationDataModule):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         labels = good[good.duplicated(place, keep=False)].groupby("path")["label"].agg(" and ".join)
-        return samples.mark(
-            table, table["path"].isin(labels.index), "it is labelled " + table["path"].map(labels).astype("str")
-        )
+        found = table["path"].map(labels).astype("str")
+        return samples.mark(table, found.notna(), "it is labelled " + found)

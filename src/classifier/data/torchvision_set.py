@@ -85,18 +85,16 @@ class TorchvisionDataModule(ClassificationDataModule):
         Raises:
             UserError: The data set is missing or damaged, or not one of pictures with a class each.
         """
-        listed = {
-            part: (data, list_items(data, self.dataset_name)) for part, data in (self._parts or self._open()).items()
-        }
-        if unlabelled := [part for part, (_, items) in listed.items() if items is None]:
-            log.warning("%s has no labels for %s, which is left out", self.dataset_name, ", ".join(unlabelled) or "it")
-        self._parts = {part: data for part, (data, items) in listed.items() if items is not None}
-        if not self._parts:
+        self._parts = self._parts or self._open()
+        found = {part: list_items(data, self.dataset_name) for part, data in self._parts.items()}
+        for part in [part for part, items in found.items() if items is None]:
+            log.warning("%s has no labels for %s, which is left out", self.dataset_name, part or "its images")
+            del found[part], self._parts[part]
+        if not found:
             raise UserError(f"data.name={self.dataset_name} has no labels: choose another data set")
-        table = pd.concat({part: listed[part][1] for part in self._parts}, names=["split", "row"]).reset_index()
-        table["path"] = (
-            table["split"].mask(table["split"] == "", "all") + "/" + table.pop("row").astype("str").str.zfill(5)
-        )
+        table = pd.concat(found, names=["split", "row"]).reset_index()
+        numbers = table.pop("row").astype("str").str.zfill(5)
+        table["path"] = table["split"].mask(table["split"] == "", "all") + "/" + numbers
         table["label"] = name_classes(table, next(iter(self._parts.values())), self.options)
         table = table.drop(columns=["number", *(["split"] if len(self._parts) == 1 else [])])
         files = table.pop("file")
@@ -146,10 +144,10 @@ class TorchvisionDataModule(ClassificationDataModule):
 
     def _unusable(self, part: str, error: Exception) -> UserError:
         reason = " ".join(str(error).partition("You can use download=True")[0].split()) or type(error).__name__
-        remedies = ["data.download=true"] if "download" in self.known and not self.download else []
+        what = f"{'download' if self.download else 'open'} {self.dataset_name} {part} in {self.root}"
+        remedy = "data.download=true, " if "download" in self.known and not self.download else ""
         page = f"https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.{self.dataset_name}.html"
-        what = f"{'download' if self.download else 'open'} {' '.join([self.dataset_name, part]).strip()} in {self.root}"
-        ways = f"{', '.join([*remedies, 'other data.options={...}'])}, or put its files below data.root as {page} says"
+        ways = f"{remedy}other data.options={{...}}, or put its files below data.root as {page} says"
         return UserError(f"cannot {what} ({reason}): use {ways}")
 
 
@@ -187,9 +185,9 @@ def list_items(dataset: Any, name: str) -> pd.DataFrame | None:
             return None
         numbered = isinstance(label, (int, np.integer, torch.Tensor)) and np.ndim(label) == 0
         if not numbered or not isinstance(picture, (str, Image.Image)):
+            kinds = f"{type(picture).__name__} and {type(label).__name__}"
             raise UserError(
-                f"data.name={name} gives a {type(picture).__name__} and {type(label).__name__} instead of a picture and its "
-                "class: it is no data set for classification, or is one with other data.options={...}"
+                f"data.name={name} gives {kinds}, not a picture and a class: use other data.options={{...}}"
             )
         # Pillow knows the file of a picture that is not decoded yet
         file = picture if isinstance(picture, str) else str(getattr(picture, "filename", ""))
@@ -199,10 +197,9 @@ def list_items(dataset: Any, name: str) -> pd.DataFrame | None:
 
 def public_pixels(dataset: Any) -> np.ndarray | None:
     """uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), where `data` is such an array and agrees with the items."""
-    pixels = (
-        np.asarray(dataset.data) if isinstance(getattr(dataset, "data", None), (np.ndarray, torch.Tensor)) else None
-    )
-    if pixels is None or len(pixels) != len(dataset) or pixels.dtype != np.uint8:
+    table = getattr(dataset, "data", None)
+    pixels = np.asarray(table) if isinstance(table, (np.ndarray, torch.Tensor)) else np.zeros(0)
+    if len(pixels) != len(dataset) or pixels.dtype != np.uint8:
         return None
     order = (1, 2, 0) if channels_first(pixels.shape) else range(pixels.ndim - 1)
     rows = np.linspace(0, len(pixels) - 1, PROBES, dtype=int).tolist()

@@ -29,13 +29,7 @@ class Predictions(pl.Callback):
         self.unreadable: dict[int, str] = {}
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *number: Any, **more: Any
     ) -> None:
         self.unreadable |= batch.get("unreadable", {})
         if outputs is not None:
@@ -57,10 +51,10 @@ class Predictions(pl.Callback):
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """The metrics among `values`, to six decimals: further ones depend on the order of additions."""
-    kept = {
-        name: round(value, 6) for name, value in values.items() if name.split("/")[0] in ("train", "val", "test", "all")
+    parts = ("train/", "val/", "test/", "all/")
+    return {
+        name: round(values[name], 6) for name in sorted(values) if name.startswith(parts) and not name.endswith("_step")
     }
-    return {name: kept[name] for name in sorted(kept) if not name.endswith("_step")}
 
 
 def write_json(path: Path, metrics: dict[str, float], key: str = "output_dir") -> None:

@@ -6,6 +6,7 @@ Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Func
 """
 
 import numpy as np
+import pandas as pd
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -48,13 +49,10 @@ def near_duplicates(thumbnails: np.ndarray, images: np.ndarray, workers: int = 1
         first, second = np.nonzero(bits <= MAX_BITS)
         later = (second > first) & (numbers[first + start] != numbers[second + start])
         first, second = first[later] + start, second[later] + start
-        alike = [
-            np.einsum("ij,ij->i", unit[first[at : at + CONFIRMED]], unit[second[at : at + CONFIRMED]])
-            >= MIN_CORRELATION
-            for at in range(0, len(first), CONFIRMED)
-        ]
-        confirmed = np.concatenate([np.zeros(0, bool), *alike])
-        links = np.stack([first[confirmed], second[confirmed]], axis=1)
+        pairs = np.stack([first, second], axis=1)
+        chunks = [pairs[at : at + CONFIRMED] for at in range(0, len(pairs), CONFIRMED)]
+        alike = [np.einsum("ij,ij->i", *unit[chunk.T]) >= MIN_CORRELATION for chunk in chunks]
+        links = pairs[np.concatenate([np.zeros(0, bool), *alike])]
         # frames of a resting camera are all alike: a thousand of them are half a million pairs, and a thousand links
         return links if len(links) < len(rows) else _fewest_links(links, len(rows))
 
@@ -66,7 +64,9 @@ def near_duplicates(thumbnails: np.ndarray, images: np.ndarray, workers: int = 1
 def _connected(links: np.ndarray, count: int) -> list[np.ndarray]:
     """Groups of two and more of `count` things that `links` (int64 (L, 2)) join, directly or by others."""
     matrix = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(count, count))
-    return equal_ones(connected_components(matrix, directed=False)[1])
+    numbers = pd.Series(connected_components(matrix, directed=False)[1])
+    shared = numbers[numbers.duplicated(keep=False)]
+    return [np.asarray(rows) for rows in shared.groupby(shared).groups.values()]
 
 
 def _fewest_links(links: np.ndarray, count: int) -> np.ndarray:
@@ -81,14 +81,3 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     bits = np.packbits(spectrum > np.median(spectrum, axis=1, keepdims=True), axis=1)
     hashes: np.ndarray = np.ascontiguousarray(bits).view(np.uint64)[:, 0]
     return hashes
-
-
-def members(numbers: np.ndarray) -> list[np.ndarray]:
-    """int64 positions of each value in `numbers` (N,), by value."""
-    order = np.argsort(numbers, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
-
-
-def equal_ones(numbers: np.ndarray) -> list[np.ndarray]:
-    """int64 positions of each value that `numbers` (N,) has more than once, in the order of their first ones."""
-    return sorted((group for group in members(numbers) if len(group) > 1), key=lambda group: int(group[0]))

@@ -106,6 +106,7 @@ def _require_numbers(config: dict[str, Any]) -> None:
     """Refuse what Lightning takes, and then trains nothing or ends in a traceback."""
     if (epochs := config.get("max_epochs")) not in (None, -1):
         require_whole("trainer.max_epochs", epochs, 1, otherwise=", or -1 for no limit")
+    require_whole("trainer.max_steps", config.get("max_steps", -1), -1)
     require_whole("trainer.accumulate_grad_batches", config.get("accumulate_grad_batches", 1), 1)
     if config.get("limit_train_batches") == 0:
         raise UserError("trainer.limit_train_batches=0 trains nothing: use a share of the batches, or a number")

@@ -28,7 +28,18 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     Raises:
         UserError: The config does not fit together.
     """
-    model = _build(settings, datamodule, new)
+    if settings["loss"].get("class_weight") == settings["data"]["sampler"] == "balanced":
+        log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes count twice")
+    labels = labels_of(datamodule.samples)[datamodule.rows("train")]
+    pl.seed_everything(settings["seed"], verbose=False)
+    model = ImageClassifier(
+        model=settings["model"] if new else without_weights(settings["model"]),
+        classes=list(datamodule.classes),
+        preprocessing=datamodule.preprocessing.to_dict(),
+        class_counts=np.bincount(labels, minlength=datamodule.num_classes).tolist(),
+        trusted=True,
+        **{key: settings[key] for key in ("optimizer", "scheduler", "finetune", "loss", "mix", "seed")},
+    )
     channels, image_size = model.preprocessing.channels, model.preprocessing.image_size
     require_image_size(model.network, channels, image_size)
     for size in set(datamodule.augmentation.sizes.values()) - {image_size}:
@@ -41,33 +52,6 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     return model
 
 
-def _build(settings: dict[str, Any], datamodule: ClassificationDataModule, new: bool) -> ImageClassifier:
-    network = settings["model"] if new else without_weights(settings["model"])
-    pl.seed_everything(settings["seed"], verbose=False)
-    return ImageClassifier(
-        model=network,
-        classes=list(datamodule.classes),
-        preprocessing=datamodule.preprocessing.to_dict(),
-        optimizer=settings["optimizer"],
-        scheduler=settings["scheduler"],
-        finetune=settings["finetune"],
-        loss=settings["loss"],
-        class_counts=_class_counts(settings, datamodule),
-        mix=settings["mix"],
-        seed=settings["seed"],
-        trusted=True,
-    )
-
-
-def _class_counts(settings: dict[str, Any], datamodule: ClassificationDataModule) -> list[int]:
-    """Training images of each class."""
-    if settings["loss"].get("class_weight") == "balanced" and settings["data"]["sampler"] == "balanced":
-        log.warning("data.sampler=balanced and loss.class_weight=balanced: rare classes count twice")
-    labels = labels_of(datamodule.samples)[datamodule.rows("train")]
-    counts: list[int] = np.bincount(labels, minlength=datamodule.num_classes).tolist()
-    return counts
-
-
 def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule) -> None:
     monitor = settings["monitor"]
     if monitor not in model.task.metric_names:
@@ -75,15 +59,10 @@ def _require_monitor(settings: dict[str, Any], model: ImageClassifier, datamodul
     mode = "min" if monitor.endswith("loss") else "max"
     if settings["mode"] != mode:
         raise UserError(f"mode={settings['mode']} would keep the worst {monitor}: use mode={mode}")
-    if monitor.startswith("val/") and "val" not in datamodule.parts:
+    if monitor.startswith("val/") and ("val" not in datamodule.parts or settings["trainer"]["limit_val_batches"] == 0):
         raise UserError(
-            f"monitor={monitor} needs validation images and there are none: use data.val_fraction=0.1, "
-            "or monitor=train/loss mode=min"
-        )
-    if monitor.startswith("val/") and settings["trainer"]["limit_val_batches"] == 0:
-        raise UserError(
-            f"monitor={monitor} needs validation, and trainer.limit_val_batches=0 does without: use monitor=train/loss "
-            "mode=min"
+            f"monitor={monitor} needs validation images: use data.val_fraction=0.1 trainer.limit_val_batches=null, or "
+            "monitor=train/loss mode=min"
         )
 
 

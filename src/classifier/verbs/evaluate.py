@@ -9,29 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import RichProgressBar
 
 from classifier.cli import argument
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import BOX, fingerprint
 from classifier.data.split import Splitting
 from classifier.data.transforms import Preprocessing
-from classifier.errors import UserError, require_flag, require_whole
-from classifier.evaluation.predictions import Predictions, rounded, write_json
+from classifier.errors import UserError
+from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import write_csv
-from classifier.instantiate import require_plain
+from classifier.instantiate import known_targets, require_plain
 from classifier.models.network import require_image_size
-from classifier.runs import CONFIG_DIR, new_run_dir, plain, run_dir_of
-from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
+from classifier.runs import new_run_dir, plain, run_dir_of
+from classifier.training.checkpoints import RUN_KEY, read_checkpoint
 from classifier.training.memory import report_out_of_memory
 from classifier.training.module import ImageClassifier
-from classifier.training.speed import speed_up
-from classifier.training.trainer import make_trainer, with_usable_precision
-from classifier.verbs.predict import stored_precision
+from classifier.verbs import predict
 
 log = logging.getLogger(__name__)
 
@@ -45,32 +41,25 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: The checkpoint cannot be used, or names a data module that is not in configs/data.
     """
-    opened = read_checkpoint(checkpoint)
+    values, opened = predict.stored_values(checkpoint), read_checkpoint(checkpoint)
     try:
-        stored = dict(opened[RUN_KEY]["config"]["data"])
+        stored, target = dict(opened[RUN_KEY]["config"]["data"]), str(opened[RUN_KEY]["config"]["data"]["_target_"])
         reading = Preprocessing.from_dict(opened["hyper_parameters"]["preprocessing"]).to_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"ckpt_path={checkpoint} does not say how its images were read ({error!r})") from error
-    kept = {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
-    require_plain(kept, "data")
-    own: dict[str, Any] = {}
-    if stored.get("_target_") in _known_data_modules():
-        kind = get_class(stored["_target_"])
-        own = {key: stored[key] for key in own_parameters(kind) if key in stored}
-        require_plain(own, "data")
-        own["_target_"] = stored["_target_"]
-    elif argument("data") is None:
+    known = target in known_targets("data")
+    if not known and argument("data") is None:
         raise UserError(
-            f"data._target_={stored.get('_target_')} is not opened from a checkpoint: where it is your own, add a file "
+            f"data._target_={target} is not opened from a checkpoint: where it is your own, add a file "
             "configs/data/NAME.yaml that names it, or say which data to use with data=NAME"
         )
-    precision = stored_precision(checkpoint)
-    return {"data": {"defaults": ["_base"], **own}, "run": {"trainer": precision, "data": {**reading, **kept}}}
-
-
-def _known_data_modules() -> list[str]:
-    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIG_DIR / "data").glob("*.yaml")]
-    return [config["_target_"] for config in configs if "_target_" in config]
+    own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
+    reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
+    require_plain({**own, **reading}, "data")
+    return {
+        "data": {"defaults": ["_base"], **({"_target_": target} if known else {}), **own},
+        "run": {**values["run"], "data": reading},
+    }
 
 
 def own_parameters(kind: type) -> list[str]:
@@ -91,24 +80,12 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     settings = plain(config)
     path = Path(settings["ckpt_path"])
-    require_flag("flip", settings["flip"])
-    require_whole("top_k", settings["top_k"], 1)
-    model, checkpoint = open_model(path)
-    model.flip = settings["flip"]
+    model, checkpoint, trainer, collector = predict.open_checkpoint(settings)
     run_dir = run_dir_of(path)
     datamodule = _open_data(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
     datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
     rows = datamodule.rows(datamodule.test_split)
     require_image_size(model.network, datamodule.preprocessing.channels, datamodule.preprocessing.image_size)
-    top_k, task = settings["top_k"], model.task
-    collector = Predictions(task.prediction_columns(top_k), partial(task.predictions, top_k=top_k))
-    trainer = make_trainer(
-        with_usable_precision(settings["trainer"]),
-        run_dir,
-        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
-        logger=False,
-        enable_model_summary=False,
-    )
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
     size = datamodule.batch_size
     with report_out_of_memory(f"data.batch_size={size}", f"use data.batch_size={max(1, size // 2)}"):

@@ -3,12 +3,13 @@
 import glob
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
@@ -24,6 +25,7 @@ from classifier.parallel import worker_count
 from classifier.runs import plain
 from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
 from classifier.training.memory import report_out_of_memory
+from classifier.training.module import ImageClassifier
 from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
@@ -51,7 +53,7 @@ class FileList(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
-    """`image` uint8 (N, C, H, W) of the N readable files, or None, with their `index`, and `unreadable` of the others."""
+    """`image` uint8 (N, C, H, W) of the readable files, or None, and their `index`; why the others are `unreadable`."""
     images = {position: found for position, found in items if isinstance(found, torch.Tensor)}
     return {
         "image": torch.stack(list(images.values())) if images else None,
@@ -80,8 +82,8 @@ def find_images(inputs: str) -> list[Path]:
     return found
 
 
-def stored_precision(checkpoint: Path) -> dict[str, str]:
-    """The precision that a checkpoint was trained with, as part of a trainer's config.
+def stored_values(checkpoint: Path) -> dict[str, Any]:
+    """What predict.yaml takes over from a checkpoint: the precision of its training.
 
     Raises:
         UserError: The checkpoint cannot be used.
@@ -92,12 +94,32 @@ def stored_precision(checkpoint: Path) -> dict[str, str]:
         raise UserError(f"ckpt_path={checkpoint} does not say how it was trained ({error!r})") from error
     if not re.fullmatch(r"[\w-]+", precision):
         raise UserError(f"ckpt_path={checkpoint} is refused: it holds trainer.precision={precision}")
-    return {"precision": precision}
+    return {"run": {"trainer": {"precision": precision}}}
 
 
-def stored_values(checkpoint: Path) -> dict[str, Any]:
-    """What predict.yaml takes over from a checkpoint."""
-    return {"run": {"trainer": stored_precision(checkpoint)}}
+def open_checkpoint(
+    settings: Mapping[str, Any],
+) -> tuple[ImageClassifier, dict[str, Any], pl.Trainer, Predictions]:
+    """The model that `ckpt_path` names, the checkpoint, what runs the model, and what collects its predictions.
+
+    Raises:
+        UserError: Wrong input.
+    """
+    require_flag("flip", settings["flip"])
+    require_whole("top_k", settings["top_k"], 1)
+    model, checkpoint = open_model(Path(settings["ckpt_path"]))
+    model.flip = settings["flip"]
+    predictions = partial(model.task.predictions, top_k=settings["top_k"])
+    collector = Predictions(model.task.prediction_columns(settings["top_k"]), predictions)
+    trainer = make_trainer(
+        with_usable_precision(settings["trainer"]),
+        Path(),
+        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
+        logger=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    return model, checkpoint, trainer, collector
 
 
 def predict(config: DictConfig) -> Path:
@@ -110,25 +132,13 @@ def predict(config: DictConfig) -> Path:
         UserError: Wrong input. An unreadable image is none, as its row says so; but that all are is.
     """
     settings = plain(config)
-    size, top_k, devices = settings["batch_size"], settings["top_k"], settings["trainer"]["devices"]
+    size, devices = settings["batch_size"], settings["trainer"]["devices"]
     if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
         raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {devices})")
-    require_flag("flip", settings["flip"])
-    require_whole("top_k", top_k, 1)
     require_whole("batch_size", size, 1)
     workers = worker_count(settings["num_workers"], key="num_workers")
     paths = find_images(str(settings["inputs"]))
-    model, _ = open_model(Path(settings["ckpt_path"]))
-    model.flip = settings["flip"]
-    collector = Predictions(model.task.prediction_columns(top_k), partial(model.task.predictions, top_k=top_k))
-    trainer = make_trainer(
-        with_usable_precision(settings["trainer"]),
-        Path(),
-        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
-        logger=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    model, _, trainer, collector = open_checkpoint(settings)
     files = FileList(paths, model.preprocessing)
     loader = DataLoader(files, size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
     output = Path(settings["output"])

@@ -1,0 +1,110 @@
+"""An image, read to its end -> its size, what is wrong with it or unusual, and what to recognise copies by."""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from classifier.data.check import cause_of
+from classifier.data.image import ArrayImage, Box, Picture, StoredImage, cut_and_resize, everything, exif_of, open_image
+from classifier.data.jpeg import ORIENTATION_TAG
+
+THUMBNAIL = 16  # pixels of a side
+PNG_DEPTH = 24  # the byte of a PNG that holds its bits per channel
+TIFF_BITS = 258  # tag
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes
+SAME_CONTENT = {"MPO": "JPEG"}  # several JPEGs in a file: what some cameras write as .jpg
+
+
+class Facts(NamedTuple):
+    """What is known of an image.
+
+    Args:
+        width, height: As stored, in pixels; 0 where it cannot be used.
+        notes: What is wrong or unusual, as kinds of `check_data.KINDS`, each with a detail.
+        digest: The same for equal files, or equal pixels; empty where it cannot be read.
+        thumbnails: uint8 (boxes, 16, 16), grey and upright, of each box, or (1, 16, 16) of the whole image.
+    """
+
+    width: int
+    height: int
+    notes: dict[str, str]
+    digest: bytes
+    thumbnails: np.ndarray
+
+
+def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
+    """Read a picture to its end; raises nothing that is the picture's fault.
+
+    Args:
+        boxes: int32 (boxes, 4) as (x1, y1, x2, y2) in stored pixels, half-open, which may leave the image; None for
+            all of it.
+    """
+    try:
+        if isinstance(picture, Path):
+            content = picture.read_bytes()
+            if not content:
+                return _unusable("empty file", "0 bytes")
+            digest = _digest(content)
+            with Image.open(BytesIO(content)) as image:
+                width, height = image.size
+                notes = _notes(image, content, picture)
+            stored = open_image(Image.open(BytesIO(content)))
+        else:
+            pixels = np.asarray(picture)
+            height, width = pixels.shape[:2]
+            digest = _digest(np.ascontiguousarray(pixels).tobytes(), pixels.shape)
+            notes = _notes(picture) if isinstance(picture, Image.Image) else {}
+            stored = open_image(pixels)
+        if boxes is None:
+            return Facts(width, height, notes, digest, _thumbnail(stored)[None])
+        # decoded once, to the end, wherever they lie
+        stored = ArrayImage(stored.read((0, 0, width, height), 1, channels=1), stored.orientation)
+        cut = np.clip(boxes, 0, (width, height, width, height)).tolist()
+        # what has no part inside stands for the whole image, and is reported elsewhere
+        thumbnails = [_thumbnail(stored, (a, b, c, d) if c > a and d > b else None) for a, b, c, d in cut]
+        return Facts(width, height, notes, digest, np.stack(thumbnails))
+    except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
+        cause, reason = cause_of(error)
+        if isinstance(cause, Image.DecompressionBombError):
+            return _unusable("too many pixels", reason)
+        cut_off = "truncated" in reason.lower() or "cut off" in reason.lower()
+        return _unusable("truncated" if cut_off else "unreadable", reason)
+
+
+def _unusable(kind: str, detail: str) -> Facts:
+    return Facts(0, 0, {kind: detail}, b"", np.zeros((1, THUMBNAIL, THUMBNAIL), np.uint8))
+
+
+def _digest(content: bytes, shape: tuple[int, ...] = ()) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, salt=repr(shape).encode()[:16]).digest()
+
+
+def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.asarray(cut_and_resize(image, box, everything, size, "bilinear", channels=1, exact=True)[0])
+
+
+def _notes(image: Image.Image, content: bytes = b"", path: Path | None = None) -> dict[str, str]:
+    """What is unusual about an image, and where it is a file, about that."""
+    bits = content[PNG_DEPTH] if image.format == "PNG" else 0
+    if image.format == "TIFF":
+        bits = max(image.tag_v2.get(TIFF_BITS, (0,)))  # type: ignore[attr-defined]
+    found = {
+        "16 bits": f"mode {image.mode}" if image.mode[0] in "IF" or bits > 8 else None,
+        "CMYK": "" if image.mode == "CMYK" else None,
+        "palette": "" if image.mode in ("P", "PA") else None,
+        "transparency": "" if image.mode in TRANSPARENT or "transparency" in image.info else None,
+    }
+    if path is not None:
+        form = SAME_CONTENT.get(image.format or "", image.format)
+        orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        right = form == Image.registered_extensions().get(path.suffix.lower())
+        found["wrong extension"] = None if right else f"{form} content"
+        found["several frames"] = "" if animated else None
+        found["turned by EXIF"] = f"orientation {orientation}" if orientation in range(2, 9) else None
+    return {kind: detail for kind, detail in found.items() if detail is not None}
