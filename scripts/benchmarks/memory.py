@@ -48,9 +48,7 @@ def _proportional_bytes(count: int) -> int:
     samples = pd.DataFrame({"path": pd.Series(paths, dtype="str"), "label": names})
     del paths, labels, names
     samples = samples.assign(split=Splitting(val_fraction=0.0, test_fraction=0.0).split(samples))
-    dataset = ImageDataset(
-        Images.of(samples, Path("photos")), np.flatnonzero(samples["split"] == "train"), _no_picture
-    )
+    dataset = ImageDataset(Images.of(samples, Path("photos")), np.flatnonzero(samples["split"] == "train"), _no_picture)
     loader = ResumableLoader(dataset, EpochSampler(len(dataset), 64, seed=0), num_workers=WORKERS)
     batches = iter(loader)
     for _ in range(min(BATCHES, len(loader))):

@@ -27,4 +27,4 @@ def problems(module: ClassificationDataModule) -> dict[str, str]:
     """Path -> why a row cannot be used."""
     table = module.read()
     bad = table[~usable(table)]
-    return dict(zip(bad["path"], bad["problem"] if "problem" in bad else (), strict=True))
+    return dict(zip(bad["path"], bad.get("problem", []), strict=True))

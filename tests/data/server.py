@@ -14,13 +14,11 @@ class Server:
     Args:
         files: Path without the leading slash -> content.
         cut: Break the connection after so many bytes of the body.
-        chunked: Send the body in HTTP chunks, without a Content-Length.
         requests: Path of each request that came.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut: int | None = None
-    chunked: bool = False
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -39,16 +37,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Connection", "close")
-        if state.chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        sent = body[: state.cut]
-        if state.chunked:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if state.cut is None else b""))
-        else:
-            self.wfile.write(sent)
+        self.wfile.write(body[: state.cut])
 
     def log_message(self, format: str, *args: object) -> None:
         """Silence."""

@@ -70,12 +70,6 @@ def test_a_file_or_a_folder(npz: Path, kind: str) -> None:
         assert np.array_equal(found, image)
 
 
-def test_names_of_arrays(npz: Path) -> None:
-    write(npz, None, None, a=IMAGES, b=LABELS, c=IMAGES[:2], d=LABELS[:2])
-    _, table = read(npz, x_train="a", y_train="b", x_val="c", y_val="d", x_test=None, y_test=None)
-    assert table["split"].tolist() == ["train"] * 6 + ["val"] * 2
-
-
 def test_without_a_test_part_all_are_cut_from_training(npz: Path, caplog: pytest.LogCaptureFixture) -> None:
     generate.arrays(npz, per_class=20)
     with np.load(npz) as arrays:
@@ -178,11 +172,6 @@ def test_names_of_classes(npz: Path) -> None:
     write(npz, labels=["a", "b", "q", "a", "b", "q"], classes=["b", "a"])
     with pytest.raises(UserError, match="'q'"):
         read(npz)
-
-
-def test_a_class_that_training_lacks(npz: Path) -> None:
-    with pytest.raises(UserError, match="'7'"):
-        read(write(npz, X_test=IMAGES[:1], Y_test=[7]))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ CROWD = ("images/a.jpg", "bird", (0, 0, 80, 60))
         ({"margin": 1.0, "objects": "first"}, [(*DOG[:2], (-9, -8, 21, 22)), (*B[:2], (0, 0, 15, 15))]),
     ],
 )
-def test_which_objects(tmp_path: Path, options: dict[str, Any], wanted: list[object], caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+def test_which_objects(
+    tmp_path: Path, options: dict[str, Any], wanted: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
     module = read(write(tmp_path), **options)
     assert listed(module) == wanted
     assert "1 images have no box" in caplog.text

@@ -17,10 +17,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def state(root: Path) -> dict[str, int]:
-    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
-
-
 def test_all_digits_are_written(digits: Path) -> None:
     table = DigitsDataModule(digits).read()
     assert len(table) == len(list(digits.rglob("*.png"))) == 1797
@@ -34,12 +30,6 @@ def test_a_file_holds_its_digit(digits: Path, number: int) -> None:
     with Image.open(digits / str(wanted.target[number]) / f"{number:04d}.png") as image:
         assert (image.mode, image.size) == ("L", (8, 8))
         assert np.abs(np.asarray(image) / 255 * 16 - wanted.images[number]).max() < 0.04
-
-
-def test_a_second_call_writes_nothing(digits: Path) -> None:
-    before = state(digits.parent)
-    DigitsDataModule(digits).prepare_data()
-    assert state(digits.parent) == before
 
 
 def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:

@@ -23,31 +23,34 @@ def text(*values: str | None) -> pd.Series:
 
 
 @pytest.mark.parametrize(
-    ("names", "order"),
-    [(["10", "9", "-1", "9"], ["-1", "9", "10"]), (["10", "9", "x"], ["10", "9", "x"]), (["b", "B"], ["B", "b"]), ([], [])],
-)  # fmt: skip
+    ("names", "order"), [(["10", "9", "-1", "9"], ["-1", "9", "10"]), (["b", "10", "B"], ["10", "B", "b"]), ([], [])]
+)
 def test_order_of_classes(names: list[str], order: list[str]) -> None:
     assert samples.order_classes(names) == order
 
 
 @pytest.mark.parametrize(
-    ("splits", "declared", "given", "classes"),
+    ("splits", "problems", "declared", "given", "classes"),
     [
-        (None, None, None, ["b", "c"]),
-        (["train", "train", "val"], None, None, ["b", "c"]),
-        (["val", None, "train"], None, None, ["b"]),  # the val row is a problem
-        (None, ["c", "x", "b"], None, ["c", "x", "b"]),
-        (None, ["c", "x", "b"], ["b", "c", "d"], ["b", "c", "d"]),
+        (None, [None, None, None], None, None, ["b", "c"]),
+        (["train", "train", "val"], [None, None, None], None, None, ["b", "c"]),
+        (["val", None, "train"], ["bad", None, None], None, None, ["b"]),
+        (None, [None, None, None], ["c", "x", "b"], None, ["c", "x", "b"]),
+        (None, [None, None, None], ["c", "x", "b"], ["b", "c", "d"], ["b", "c", "d"]),
     ],
 )
-def test_labels(splits: list[str | None] | None, declared: list[str] | None, given: list[str] | None, classes: list[str]) -> None:  # fmt: skip
-    table = pd.DataFrame({"path": text("0", "1", "2"), "label": text("c", "b", "b"), "problem": text(None, None, None)})
+def test_labels(
+    splits: list[str | None] | None,
+    problems: list[str | None],
+    declared: list[str] | None,
+    given: list[str] | None,
+    classes: list[str],
+) -> None:
+    table = pd.DataFrame({"path": text("0", "1", "2"), "label": text("c", "b", "b"), "problem": text(*problems)})
     if declared:
         table["label"] = pd.Categorical(table["label"], categories=declared)
     if splits:
-        table = table.assign(split=text(*splits), problem=text(*("bad" if part == "val" else None for part in splits)))
-        if splits[0] != "val":
-            table["problem"] = text(None, None, None)
+        table["split"] = text(*splits)
     table = samples.with_labels(table, given, "x has")
     assert list(table["label"].cat.categories) == classes
     assert samples.labels_of(table).tolist() == [classes.index(name) if name in classes else -1 for name in "cbb"]

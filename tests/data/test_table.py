@@ -28,7 +28,6 @@ def read(root: Path, table: str = "labels.csv", **options: Any) -> TableDataModu
     ("name", "text"),
     [
         ("labels.csv", b"\xef\xbb\xbfpath,label\r\na.jpg,cat\r\n\r\nsub/c.jpg,dog"),
-        ("labels.csv", "path;label\na.jpg;cat\nsub/c.jpg;dog\n"),
         ("labels.tsv", "path\tlabel\na.jpg\tcat\nsub/c.jpg\tdog\n"),
         ("labels.txt", 'id|label | path\n1|cat|"a.jpg"\n2|"dog"| sub\\c.jpg\n'),
         ("labels.csv", "path,label\n./a.jpg, cat\nsub/../sub//c.jpg,dog,\n"),
@@ -71,14 +70,6 @@ def test_columns_by_name(tmp_path: Path) -> None:
     root = write(tmp_path, "id,problem\n1,cat\nx.2,dog\n3.JPG,01\n", files=("all/1.jpg", "all/x.2.jpg", "all/3.JPG"))
     module = read(root, path_column="id", label_column="problem", images="all/", extension="jpg")
     assert listed(module) == [("all/1.jpg", "cat"), ("all/x.2.jpg", "dog"), ("all/3.JPG", "01")]
-
-
-def test_classes(tmp_path: Path) -> None:
-    root = write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")
-    assert list(read(root).read()["label"].cat.categories) == ["9", "10"]
-    assert read(root, classes=["x", "9", "10"]).read()["label"].cat.codes.tolist() == [2, 1]
-    with pytest.raises(UserError, match="'9'"):
-        read(root, classes=["10"]).read()
 
 
 def test_parts_and_groups(tmp_path: Path) -> None:
@@ -160,9 +151,7 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("path,label,path\n", {}, r"2 columns 'path'.*data\.path_column"),
         ("path,label\n", {}, r"data\.table="),
         ("", {}, r"is empty.*data\.table="),
-        ("path,label\na.jpg,caf\xe9\n".encode("latin-1"), {}, "line 2.*WINDOWS-1252"),
         ("path,label\na.jpg,cat\n".encode("utf-16"), {}, "iconv -f UTF-16 -t UTF-8"),
-        ('path,label\na.jpg,"cat\nb.jpg,dog\n', {}, "line 3 is malformed"),
         ("path,label\n/etc/passwd,cat\n", {}, r"line 2: '/etc/passwd'.*data\.root="),
         ("path,label\nC:\\a.jpg,cat\n", {}, r"line 2: 'C:\\\\a.jpg'"),
         ("path,label\na.jpg,x\nsub/../../b.jpg,y\n", {}, "line 3: 'sub/../../b.jpg'"),
@@ -200,5 +189,5 @@ def test_skipping(tmp_path: Path) -> None:
     module.setup()
     assert len(module.samples) == 3
     assert set(module.skipped["path"]) == {"d.jpg", "e.jpg"}
-    with pytest.raises(UserError, match="e.jpg: line 6 of labels.csv: no such file"):
+    with pytest.raises(UserError, match=r"e\.jpg: line 6 of labels.csv: no such file"):
         read(tmp_path).setup()

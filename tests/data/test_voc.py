@@ -9,7 +9,7 @@ from classifier.data import AnnotationCropDataModule
 from classifier.data.annotation_crop import read_annotation
 from classifier.errors import UserError
 from tests.data.listing import listed, problems
-from tests.generate import CLASSES, picture, save, voc_xml
+from tests.generate import picture, save, voc_xml
 
 TWO = [("cat", (11, 11, 20, 20)), ("dog", (1, 1, 40, 30))]
 
@@ -69,11 +69,6 @@ def test_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     module.setup()
     around = module.preprocessing(module.image(1), module.box(1)).numpy()[0]
     assert np.array_equal(around, np.pad(np.zeros((2, 3)), 1, constant_values=255))
-
-
-def test_one_pixel_is_a_box(tmp_path: Path) -> None:
-    (tmp_path / "x.xml").write_text(voc_xml([("cat", (5, 6, 5, 6))], (12, 10)))
-    assert read_annotation(tmp_path / "x.xml") == [("cat", (4, 5, 5, 6), set())]
 
 
 BOX = "<xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax>"
@@ -141,11 +136,6 @@ def test_entities_are_refused_unread(tmp_path: Path, encoding: str, head: str, e
     assert "hush" not in reason
 
 
-def test_utf16_without_entities_is_read(tmp_path: Path) -> None:
-    xml = f'<?xml version="1.0" encoding="utf-16"?>{document()}'.encode("utf-16")
-    assert listed(read(data(tmp_path, {"x": xml}))) == [("images/x.jpg", "cat", (0, 1, 30, 40))]
-
-
 def test_skip_lists_all_that_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names: dict[str, str | bytes] = {
         "a": voc_xml(TWO, (80, 60)),
@@ -193,23 +183,6 @@ def test_a_missing_folder_names_its_key(tmp_path: Path, folder: str) -> None:
 def test_bad_options_name_their_key(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"data\.{key}={value}"):
         read(tmp_path, **{key: value})
-
-
-def test_folders_may_be_the_root_itself(tmp_path: Path) -> None:
-    root = data(tmp_path / "photos", {"x": document()})
-    (root / "images" / "x.jpg").rename(root / "x.jpg")
-    (root / "annotations" / "x.xml").rename(root / "x.xml")
-    assert [row[0] for row in listed(read(root, images=".", annotations="./"))] == ["x.jpg"]
-
-
-def test_given_classes(annotated: Path) -> None:
-    order = ["red", "yellow", "green", "blue"]
-    table = read(annotated, classes=order).read()
-    assert list(table["label"].cat.categories) == order
-    assert table["label"].tolist() == [Path(path).name.split("_")[0] for path in table["path"]]
-    assert tuple(read(annotated).read()["label"].cat.categories) == CLASSES
-    with pytest.raises(UserError, match="'blue'"):
-        read(annotated, classes=["red", "green"]).read()
 
 
 def marked(name: str, marks: str) -> str:
@@ -290,10 +263,3 @@ def test_what_is_listed_without_an_annotation_is_a_problem(tmp_path: Path) -> No
 def test_image_sets_that_cannot_be_used(tmp_path: Path, lists: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(voc_year(tmp_path, lists), **OFFICIAL).read()
-
-
-def test_a_class_that_the_training_list_lacks(tmp_path: Path) -> None:
-    root = voc_year(tmp_path, {"train": "1\n2\n", "test": "3\n"})
-    (root / "Annotations/3.xml").write_text(voc_xml([("bird", (1, 1, 9, 9))], (80, 60)))
-    with pytest.raises(UserError, match=r"'bird'.*cat, dog"):
-        read(root, **OFFICIAL).read()

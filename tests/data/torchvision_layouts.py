@@ -3,7 +3,6 @@
 Each has the classes 0, 1, 2 in turn, of which pictures are blue, green, red, or 20, 100, 180 where they are grey.
 """
 
-import bz2
 import json
 import pickle
 import struct
@@ -59,23 +58,6 @@ def mnist(
 
 def emnist(root: Path) -> None:
     mnist(root, "EMNIST", "emnist-digits-{}", ("train", "test"))
-
-
-def qmnist(root: Path) -> None:
-    for part, count in (("train", 18), ("test", 6)):
-        idx(root / f"QMNIST/raw/qmnist-{part}-images-idx3-ubyte", grey(count))
-        labels = np.stack([turns(count), *(np.full(count, 9),) * 7], axis=1)
-        idx(root / f"QMNIST/raw/qmnist-{part}-labels-idx2-int", labels.astype(">i4"))
-
-
-def usps(root: Path) -> None:
-    for name, count in (("usps.bz2", 18), ("usps.t.bz2", 6)):
-        values = grey(count, 16).reshape(count, -1) / 127.5 - 1
-        lines = [
-            f"{label + 1} " + " ".join(f"{place}:{value:.6f}" for place, value in enumerate(row, 1))
-            for label, row in zip(turns(count), values, strict=True)
-        ]
-        write(root / name, bz2.compress("\n".join(lines).encode()))
 
 
 def svhn(root: Path) -> None:
@@ -135,27 +117,6 @@ def dtd(root: Path) -> None:
         write(root / f"dtd/dtd/labels/{part}1.txt", "\n".join(names))
 
 
-def food(root: Path) -> None:
-    for part, count in (("train", 18), ("test", 6)):
-        listed: dict[str, list[str]] = {name: [] for name in CLASSES}
-        for row, label in enumerate(turns(count)):
-            name = f"{CLASSES[label]}/{part}{row}"
-            photo(root / "food-101/images" / f"{name}.jpg", label)
-            listed[CLASSES[label]].append(name)
-        write(root / f"food-101/meta/{part}.json", json.dumps(listed))
-
-
-def gtsrb(root: Path) -> None:
-    folder = root / "gtsrb"
-    lines = ["Filename;Width;ClassId"]
-    for row, label in enumerate(turns(18)):
-        photo(folder / "GTSRB/Training" / f"{label:05d}" / f"{row}.ppm", label)
-    for row, label in enumerate(turns(6)):
-        photo(folder / "GTSRB/Final_Test/Images" / f"{row:05d}.ppm", label)
-        lines.append(f"{row:05d}.ppm;20;{label}")
-    write(folder / "GT-final_test.csv", "\n".join(lines))
-
-
 def caltech101(root: Path) -> None:
     folder = root / "caltech101/101_ObjectCategories"
     (folder / "BACKGROUND_Google").mkdir(parents=True)
@@ -163,28 +124,9 @@ def caltech101(root: Path) -> None:
         photo(folder / CLASSES[label] / f"image_{row // 3 + 1:04d}.jpg", label)
 
 
-def caltech256(root: Path) -> None:
-    for row, label in enumerate(turns(24)):
-        name = f"{label + 1:03d}_{row // 3 + 1:04d}.jpg"
-        photo(root / "caltech256/256_ObjectCategories" / CLASSES[label] / name, label)
-
-
 def inaturalist(root: Path) -> None:
     for row, label in enumerate(turns(24)):
         photo(root / "2021_train" / f"{label:05d}_a_b_c_d_e_f_{CLASSES[label]}" / f"{row}.jpg", label)
-
-
-def omniglot(root: Path) -> None:
-    folder = root / "omniglot-py"
-    write(folder / "images_background.zip", "")
-    for row, label in enumerate(turns(24)):
-        photo(folder / "images_background/letters" / CLASSES[label] / f"{row}.png", label)
-
-
-def rendered(root: Path) -> None:
-    for part, count in (("train", 12), ("valid", 6), ("test", 6)):
-        for row, label in enumerate(turns(count) // 2):
-            photo(root / "rendered-sst2" / part / ("negative", "positive")[label] / f"{row}.png", label)
 
 
 def clevr(root: Path) -> None:
@@ -196,16 +138,6 @@ def clevr(root: Path) -> None:
             photo(folder / "images" / part / f"{row:02d}.png", label)
             scenes.append({"image_filename": f"{row:02d}.png", "objects": [None] * int(label + 9)})
         write(folder / f"scenes/CLEVR_{part}_scenes.json", json.dumps({"scenes": scenes}))
-
-
-def fer(root: Path) -> None:
-    for part, count in (("train", 18), ("test", 6)):
-        lines = [
-            f"{label}," * (part == "train") + " ".join(map(str, pixels.ravel()))
-            for label, pixels in zip(turns(count), grey(count, 48), strict=True)
-        ]
-        header = "emotion,pixels" if part == "train" else "pixels"
-        write(root / f"fer2013/{part}.csv", "\n".join([header, *lines]))
 
 
 def lfw(root: Path) -> None:
@@ -222,22 +154,14 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "CIFAR10": cifar10,
     "CLEVRClassification": clevr,
     "Caltech101": caltech101,
-    "Caltech256": caltech256,
     "DTD": dtd,
     "EMNIST": emnist,
     "EuroSAT": eurosat,
-    "FER2013": fer,
     "FashionMNIST": mnist,
     "Flowers102": flowers,
-    "Food101": food,
-    "GTSRB": gtsrb,
     "INaturalist": inaturalist,
     "LFWPeople": lfw,
-    "Omniglot": omniglot,
     "OxfordIIITPet": pets,
-    "QMNIST": qmnist,
-    "RenderedSST2": rendered,
     "STL10": stl10,
     "SVHN": svhn,
-    "USPS": usps,
 }

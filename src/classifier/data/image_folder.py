@@ -61,27 +61,22 @@ class ImageFolderDataModule(ClassificationDataModule):
         found: dict[str, str] = {}
         for name in sorted(with_classes, key=lambda name: SPLITS.index(named[name])):
             if (other := found.setdefault(named[name], name)) != name:
-                raise UserError(
-                    f"{self.root / other} and {self.root / name} are both for {named[name]}: move all images into one"
-                )
+                both = f"{self.root / other} and {self.root / name}"
+                raise UserError(f"{both} are both for {named[name]}: move all images into one of them")
         # new test data may come without training data
         if "train" in found or (self.given_classes and not set(folders) & set(self.given_classes)):
             return found
         if self.given_classes is None and folders and len(named) == len(folders):
-            raise UserError(
-                f"{self.root} is divided into {', '.join(named)}, but has no training images in class folders: put "
-                f"them into {self.root}/train/<class>/, or name another folder with data.root=..."
-            )
+            what = f"{self.root} is divided into {', '.join(named)}, but has no training images in class folders"
+            raise UserError(f"{what}: put them into {self.root}/train/<class>/, or use another data.root=...")
         return {}
 
     def _class_folders(self, folder: str) -> list[str]:
         if names := _subfolders(self.root / folder):
             return names
         images = sum(map(is_image, list_files(self.root, folder)))
-        raise UserError(
-            f"{self.root / folder} has no class folders ({images} images lie directly in it): put the images of each "
-            "class into <class>/, or name another folder with data.root=..."
-        )
+        what = f"{self.root / folder} has no class folders ({images} images lie directly in it)"
+        raise UserError(f"{what}: put the images of each class into <class>/, or use another data.root=...")
 
     def _report_empty(self, folder: str, exists: bool) -> None:
         if exists:

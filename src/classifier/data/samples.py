@@ -205,8 +205,9 @@ def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     there: list[str] = []
     for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
         with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
-            there += [posixpath.join(folder, readable(entry.name)) for entry in entries]
-    return mark(table, rows & ~table["path"].isin(there), NO_FILE)
+            prefix = f"{folder}/" if folder else ""
+            there += [prefix + entry.name for entry in entries]
+    return mark(table, rows & ~table["path"].astype(object).isin(there), NO_FILE)
 
 
 def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -226,9 +227,7 @@ def none_exists(table: pd.DataFrame) -> bool:
 
 def require_margin(margin: float) -> None:
     """Raise a UserError unless it can be added around a box."""
-    require_number("data.margin", margin)
-    if margin < 0:
-        raise UserError(f"data.margin={margin} must not be negative: use data.margin=0 for the box alone")
+    require_number("data.margin", margin, least=0)
 
 
 def choose_objects(table: pd.DataFrame, which: str) -> pd.DataFrame:

@@ -62,19 +62,15 @@ class StanfordDogsDataModule(AnnotationCropDataModule):
 
     def prepare_data(self) -> None:
         """Download and unpack what is missing; a second process waits for the first."""
-        missing = {
-            archive: entries
-            for archive, (_, entries) in ARCHIVES.items()
-            if not all((self.root / entry).exists() for entry in entries)
-        }
-        if not missing or not self.download:
+        entries = [(self.root / entry, archive) for archive, (_, names) in ARCHIVES.items() for entry in names]
+        if not self.download or all(entry.exists() for entry, _ in entries):
             return
         with locked(self.root / ".lock", "data.root"):
-            for archive, entries in missing.items():
-                path = self.root / archive
-                download(f"{self.url}/{archive}", path, self.sha256.get(archive, ARCHIVES[archive][0]))
-                for entry in entries:
-                    extract(path, self.root, entry)
+            for entry, archive in entries:
+                if not entry.exists():
+                    sha256 = self.sha256.get(archive, ARCHIVES[archive][0])
+                    download(f"{self.url}/{archive}", self.root / archive, sha256)
+                    extract(self.root / archive, self.root, entry.name)
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes with the official split and readable class names, in the folders' order."""
@@ -90,9 +86,7 @@ class StanfordDogsDataModule(AnnotationCropDataModule):
     def _official_list(self, part: str) -> list[str]:
         path = self.root / f"{part}_list.mat"
         if not path.is_file():  # scipy gives an OSError of its own
-            raise UserError(
-                f"{path} does not exist: use data.download=true, or name the official layout with data.root=..."
-            )
+            raise UserError(f"{path} does not exist: use data.download=true, or data.root=... of the official layout")
         try:
             return [str(np.ravel(entry)[0]) for entry in np.ravel(loadmat(path)["file_list"])]
         except Exception as error:  # scipy's reader raises many kinds on damaged files

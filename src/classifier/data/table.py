@@ -111,7 +111,10 @@ class TableDataModule(ClassificationDataModule):
             raise UserError(f"{file}, line {line}: {table[key][line]!r} in the column {column} is not {what}")
 
     def _with_boxes(self, table: pd.DataFrame) -> pd.DataFrame:
-        numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
+        try:  # ten times as fast
+            numbers = np.array(table[samples.BOX].astype(float))
+        except ValueError:
+            numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
         text = table["x1"] + ", " + table["y1"] + ", " + table["x2"] + ", " + table["y2"]
         table = samples.mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
         if self.box_format == "xywh":
