@@ -44,7 +44,7 @@ def _in_a_process(count: int) -> int:
 def _proportional_bytes(count: int) -> int:
     labels = np.arange(count) % 999
     paths = [f"n{label:08d}-some_breed/n{label:08d}_{row:07d}.jpg" for row, label in enumerate(labels)]
-    names = pd.Categorical.from_codes(labels, [str(label) for label in range(999)])
+    names = pd.Categorical(labels.astype(str))
     samples = pd.DataFrame({"path": pd.Series(paths, dtype="str"), "label": names})
     del paths, labels, names
     samples = samples.assign(split=Splitting(val_fraction=0.0, test_fraction=0.0).split(samples))

@@ -178,7 +178,7 @@ def _offer_run(run: Path) -> None:
     node = {
         "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": "."}, "output_subdir": None},
-        **{key: value for key, value in stored.items() if key not in groups or value is None},
+        **{key: None if key in groups else value for key, value in stored.items()},  # None where it is switched off
         "resume": "???",
     }
     store.store(name="resume", node=node)

@@ -17,13 +17,11 @@ def make_table(
     splits: Sequence[str | None] | None = None,
     groups: Sequence[str | None] | None = None,
 ) -> pd.DataFrame:
-    codes = np.zeros(len(paths), int) if labels is None else labels
-    table = pd.DataFrame(
-        {"path": pd.Series(paths, dtype="str"), "label": pd.Categorical.from_codes(codes, list(classes))}
-    )
+    names = np.array([*classes])[np.zeros(len(paths), int) if labels is None else np.asarray(labels, int)]
+    table = pd.DataFrame({"path": pd.Series(paths, dtype="str"), "label": pd.Categorical(names, categories=[*classes])})
     if boxes is not None:
         table = table.assign(**dict(zip(BOX, np.array(boxes, np.int32).reshape(-1, 4).T, strict=True)))
     for name, texts in (("split", splits), ("group", groups)):
         if texts is not None:
-            table[name] = pd.Series(texts, dtype="str")
+            table[name] = pd.array(texts, dtype="str")
     return table

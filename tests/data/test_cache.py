@@ -49,7 +49,7 @@ def test_crops_from_the_cache_are_those_from_the_files(
     folder: Path, tmp_path: Path, channels: int, num_workers: int
 ) -> None:
     # nothing is shrunk, and the JPEGs are too small to be decoded at half their size
-    whole = {"cache_size": 1000, "image_size": 32, "channels": channels, "num_workers": num_workers}
+    whole: dict[str, Any] = {"cache_size": 1000, "image_size": 32, "channels": channels, "num_workers": num_workers}
     direct, stored = ready(folder, tmp_path, "none", **whole), ready(folder, tmp_path, **whole)
     for number in (0, 1):
         assert torch.equal(epoch(direct, number), epoch(stored, number))
@@ -58,7 +58,7 @@ def test_crops_from_the_cache_are_those_from_the_files(
 
 @pytest.mark.parametrize("resize", ["crop", "squash"])
 def test_validation_is_what_evaluation_reads(folder: Path, tmp_path: Path, resize: str) -> None:
-    settings = {"resize": resize, "crop_pct": 0.8, "image_size": [24, 16]}
+    settings: dict[str, Any] = {"resize": resize, "crop_pct": 0.8, "image_size": [24, 16]}
     direct, stored = ready(folder, tmp_path, "none", **settings), ready(folder, tmp_path, **settings)
     for part in ("val", "test"):
         for one, other in zip(direct.eval_dataloader(part), stored.eval_dataloader(part), strict=True):
@@ -220,8 +220,8 @@ def test_a_spawned_worker_gets_no_copy(folder: Path, tmp_path: Path) -> None:
     stored = pickle.dumps(dataset.images.read_images)
     assert len(stored) < 1000
     read = pickle.loads(stored)
-    for row in module.rows("train"):
-        assert np.array_equal(read(dataset.images.items[[row]])[0], dataset.images.picture(row))
+    for item, row in enumerate(module.rows("train").tolist()):
+        assert np.array_equal(read(np.array([item]))[0], np.asarray(dataset.images.picture(row)))
 
 
 def test_values_that_are_no_cache(folder: Path, tmp_path: Path) -> None:
@@ -239,6 +239,6 @@ def test_cached_images_are_read_without_workers(folder: Path, tmp_path: Path) ->
 def test_a_wide_image_size_is_not_enlarged_from_the_cache(tmp_path: Path) -> None:
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         generate.save(generate.picture("red", (100, 100)), tmp_path / "photos" / name)
-    settings = {"image_size": [16, 64], "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2}
+    settings: dict[str, Any] = {"image_size": [16, 64], "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2}
     dataset = ready(tmp_path / "photos", tmp_path, **settings).train_dataloader().dataset
     assert dataset.images.picture(0).shape[1] >= 64  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_no_validation_part(folder: Path) -> None:
     module = ready(folder, val_fraction=0.0)
     assert module.parts == ["train", "test"]
     assert module.val_dataloader() == []
-    with pytest.raises(UserError, match="val.*split="):
+    with pytest.raises(UserError, match=r"val.*split="):
         module.eval_dataloader("val")
 
 

@@ -220,7 +220,7 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
         *(
             (
                 {"val_fraction": 0.0, "test_fraction": 0.0, f"{part}_fraction": 0.3},
-                make_table(list("wxyz"), range(4), "abcd", groups=["one", "one", "two", "three"]),  # type: ignore[arg-type]
+                make_table(list("wxyz"), range(4), "abcd", groups=["one", "one", "two", "three"]),
                 f"data.{part}_fraction=0",
             )
             for part in ("val", "test")

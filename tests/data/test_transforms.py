@@ -59,10 +59,7 @@ def test_the_region_is_what_is_read(tmp_path: Path, resize: str, left: tuple[int
     assert tuple(read[:, 5, 8].tolist()) == (0, 255, 0)
 
 
-@pytest.mark.parametrize(
-    "numbers",
-    [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)],
-)
+@pytest.mark.parametrize("numbers", [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)])
 def test_to_dict_and_back(numbers: Preprocessing) -> None:
     stored = numbers.to_dict()
     assert Preprocessing.from_dict(stored) == numbers
@@ -231,7 +228,7 @@ def test_every_config(name: str, channels: int, image_size: tuple[int, int], pho
     """uint8 of the wanted size, drawn from the seed alone."""
     size = f"data.image_size=[{image_size[0]},{image_size[1]}]"
     with hydra.initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = plain(hydra.compose("train", [f"augment={name}", "~experiment", size]))["augment"]
+        config = plain(hydra.compose("train", [f"augment={name}", "~experiment", size]))["data"]["augment"]
     augment = Augmentation(Preprocessing(image_size, channels=channels), **config)
     seen = []
     for draw in (0, 1, 2, 3, 4, 5, 0):

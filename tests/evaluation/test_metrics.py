@@ -7,7 +7,7 @@ import torch.multiprocessing
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
-from classifier.evaluation.metrics import EvalMetrics, TrainMetrics, macro_f1
+from classifier.evaluation.metrics import EvalMetrics, macro_f1
 
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -133,7 +133,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     for number in range(16):
         save(large, tmp_path / "photos" / "red" / f"large_{number}.jpg")
     arguments = (*PHOTOS[:2], "data.num_workers=1", "format=png", "size=null")
-    process = start("crop", *arguments, "output=killed", cwd=tmp_path, folder="scripts")
+    process = start("../scripts/crop", *arguments, "output=killed", cwd=tmp_path)
     while len(list((tmp_path / "killed").rglob("[!.]*.png"))) < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Wrong input gets one message that names the thing and what to type, exit code 2, and leaves nothing behind."""
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -299,7 +300,7 @@ def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path) -> None:
     script = REPOSITORY / "src" / "train.py"
     arguments = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "data.root=photos")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(cwd))
+        patch.setenv("PYTHONPATH", str(cwd), prepend=os.pathsep)
         process = start("train", *arguments, "+callbacks.failing._target_=failing.Failing", cwd=cwd)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, script

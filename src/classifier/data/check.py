@@ -41,11 +41,7 @@ MANY = 0.05  # of the boxes
 
 
 class Outcome(NamedTuple):
-    """Width and height in pixels; or 0 and the problem.
-
-    Args:
-        lasting: Whether it stays so as long as the file does.
-    """
+    """Width and height in pixels, or 0 and the problem; and whether that lasts as long as the file does."""
 
     width: int
     height: int
@@ -168,10 +164,10 @@ def _check_pictures(images: Images, rows: Sequence[int], check: str) -> list[Out
         picture = images.picture(row)
         if isinstance(picture, Path):
             return image_size(picture, check)
-        if isinstance(picture, np.ndarray):
-            return picture.shape[1], picture.shape[0]
-        picture.load()
-        return picture.size
+        if isinstance(picture, Image.Image):
+            picture.load()
+            return picture.size
+        return picture.shape[1], picture.shape[0]
 
     if check != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)

@@ -203,20 +203,17 @@ class ClassificationDataModule(pl.LightningDataModule):
         images = loader.Images.of(table, self.root, self.read_images)
         table = check_images(table, images, self.check, self.cache_dir, self.margin)
         good = usable(table)
-        skipped = table.reindex(columns=["path", "problem"])[~good].reset_index(drop=True)
+        skipped = table.reindex(columns=["path", "problem"])[~good].drop_duplicates(ignore_index=True)
         if len(skipped) and self.on_error == "raise":
             refuse(skipped, len(table))
         if len(skipped):
-            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", len(skipped), len(table))
+            bad = int((~good).sum())
+            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", bad, len(table))
         samples = table[good].drop(columns="problem", errors="ignore").reset_index(drop=True)
         if samples.empty:
             raise UserError(f"{self.root} has no usable sample: name another folder with data.root=...")
-        classes = samples["label"].cat.categories
-        if len(classes) < 2:
-            raise UserError(
-                f"{self.root} has one class only ({classes[0]!r}), and a classifier needs two: name another folder "
-                "with data.root=..."
-            )
+        if len(classes := samples["label"].cat.categories) < 2:
+            raise UserError(f"{self.root} has one class only ({classes[0]!r}): name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
         if self.given_classes is None:
             self._warn_of_untrained()
@@ -250,10 +247,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         names = counts.index[counts == 0].tolist()
         if 0 < len(names) < len(counts):
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            words = (
-                "%d of %d classes have no training image and will not be recognized: %s. Add some, or remove the class"
-            )
-            log.warning(words, len(names), len(counts), shown)
+            found = f"{len(names)} of {len(counts)} classes have no training image and will not be recognized: {shown}"
+            log.warning("%s. Add some, or remove the class", found)
 
     def train_dataloader(self) -> DataLoader[loader.Item]:
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]

@@ -309,13 +309,9 @@ def _read(
     def within(edge: float, start: int, stop: int) -> float:
         return min(max(edge - start, 0.0), float(stop - start))
 
-    pixels = image.read((x1, y1, x2, y2), shrink, channels)
-    return pixels, (
-        within(wanted[0], x1, x2),
-        within(wanted[1], y1, y2),
-        within(wanted[2], x1, x2),
-        within(wanted[3], y1, y2),
-    )
+    left, right = within(wanted[0], x1, x2), within(wanted[2], x1, x2)
+    top, bottom = within(wanted[1], y1, y2), within(wanted[3], y1, y2)
+    return image.read((x1, y1, x2, y2), shrink, channels), (left, top, right, bottom)
 
 
 def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolation: str, exact: bool) -> torch.Tensor:

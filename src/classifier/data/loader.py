@@ -83,7 +83,7 @@ class Images:
             labels=table["label"].cat.codes.to_numpy(),
             boxes=boxes_of(table),
             items=table["item"].to_numpy(np.int64) if "item" in table else None,
-            read_images=read_images,
+            read_images=read_images if "item" in table else None,
         )
 
     def picture(self, row: int) -> Picture:

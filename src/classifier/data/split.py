@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
 from classifier.errors import UserError, require_number, require_whole
-from classifier.files import whole_file
+from classifier.files import write_csv
 
 log = logging.getLogger(__name__)
 
@@ -93,20 +93,17 @@ class Splitting:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(codes == part))
-            kept[shuffled[pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount() < self.limit_per_class]] = (
-                part
-            )
+            before = pd.Series(shuffled).groupby(labels[shuffled]).cumcount()
+            kept[shuffled[before < self.limit_per_class]] = part
         return _names(kept)
 
     def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
         """Rows of the wanted fold of `pool`."""
         ids, first = units.of(pool)
         if len(ids) < self.num_folds:
-            what = "images" if units.whole else "groups"
-            raise UserError(
-                f"data.num_folds={self.num_folds} is more than the {len(ids)} {what}: use data.num_folds="
-                f"{max(2, len(ids))}"
-            )
+            found = f"{len(ids)} {'images' if units.whole else 'groups'}"
+            hint = f"data.num_folds={max(2, len(ids))}"
+            raise UserError(f"data.num_folds={self.num_folds} is more than the {found}: use {hint}")
         most = int(np.bincount(units.labels[first] if units.whole else units.labels[pool]).max())
         if most < self.num_folds:
             hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
@@ -229,9 +226,7 @@ def write_split(path: Path, table: pd.DataFrame) -> None:
         UserError: It cannot be written.
     """
     listing = table[["path", "label", "split"]].assign(box=_box_text(table))
-    with whole_file(path, "log_dir") as scratch:
-        # part by part
-        pd.concat([listing[listing["split"] == part] for part in SPLITS]).to_csv(scratch, index=False)
+    write_csv(path, pd.concat([listing[listing["split"] == part] for part in SPLITS]), "log_dir")  # part by part
 
 
 def read_split(path: Path, table: pd.DataFrame) -> pd.Series:

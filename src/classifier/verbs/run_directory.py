@@ -62,8 +62,8 @@ def _started_beside_others() -> str | None:
 def _agree_on(parent: Path, num_nodes: int) -> Path:
     """One new directory for all processes that were started beside each other.
 
-    Those of torchrun learn it over torchrun's own store, those of SLURM by the number of the job and its step; those
-    that Lightning starts are told by `own_processes`.
+    Those of torchrun learn it from torchrun's own store, those of SLURM by the number of the job and its step. Those
+    that Lightning starts get it from `own_processes`.
     """
     started = _started_beside_others()
     if started is None and num_nodes > 1:
@@ -83,8 +83,8 @@ def _agree_on(parent: Path, num_nodes: int) -> Path:
 def own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
     """Let processes that Lightning starts run this job alone, in this directory, and leave no trace of them.
 
-    They repeat sys.argv: a multirun would run whole again in each, and `latest` could mean another run. And what
-    the first job of a multirun leaves behind in the environment would keep the second from starting its own.
+    They repeat sys.argv: in each, a multirun would run all its jobs again, and `latest` could mean another run. And
+    what the first job of a multirun leaves in the environment would keep the second from starting its own.
     """
     arguments, environment = list(sys.argv), {key: os.environ.get(key) for key in LAUNCH_VARIABLES}
     if HydraConfig.initialized() and not resuming:
