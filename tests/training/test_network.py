@@ -95,7 +95,7 @@ def test_a_checkpoint_may_name_the_networks_of_the_configs_and_registered_ones()
         "classifier.models.ResNet9",
         "classifier.models.timm_model",
     }
-    own = {"_target_": f"{__name__}.Own", "widths": [4]}
+    own: dict[str, Any] = {"_target_": f"{__name__}.Own", "widths": [4]}
     assert isinstance(build(own)[1], Own)
     with pytest.raises(UserError) as refusal:
         build(own, trusted=False)

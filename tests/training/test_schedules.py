@@ -69,7 +69,7 @@ def test_curves(config: dict[str, Any], expected: list[float]) -> None:
 def test_one_cycle_equals_torch() -> None:
     arguments: dict[str, Any] = {"pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 100.0}
     for kind, key in ((SGD, "lr"), (SGD, "momentum"), (torch.optim.Adagrad, "lr")):  # the last one has no momentum
-        momentum = {"momentum": 0.9} if kind is SGD else {}
+        momentum: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {}
         ours, theirs = (kind([nn.Parameter(torch.zeros(1))], lr=0.3, **momentum) for _ in range(2))
         reference = OneCycleLR(theirs, 0.3, 21, cycle_momentum=kind is SGD, **arguments)
         expected = values(theirs, reference, 20, key)

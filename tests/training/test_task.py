@@ -137,7 +137,7 @@ def test_a_loss_that_does_not_fit_is_refused(target: str, mix: dict[str, float],
 
 
 def test_a_loss_with_parameters_is_refused() -> None:
-    config = {"_target_": f"{OWN}Learnt", "in_features": 3, "out_features": 1}
+    config: dict[str, Any] = {"_target_": f"{OWN}Learnt", "in_features": 3, "out_features": 1}
     with pytest.raises(UserError) as refusal:
         build_loss(config, classes=CLASSES)
     assert config["_target_"] in str(refusal.value)

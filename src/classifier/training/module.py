@@ -23,7 +23,7 @@ from classifier.training.optimizers import build_optimizer, has_weight_decay
 from classifier.training.parameter_groups import parameter_groups
 from classifier.training.schedules import forget_length, run_length
 from classifier.training.sharding import shard
-from classifier.training.task import TASKS, CrossEntropy, build_loss
+from classifier.training.task import TASKS, build_loss
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
 
@@ -80,11 +80,9 @@ class ImageClassifier(pl.LightningModule):
             model, num_classes=len(classes), in_chans=channels, image_size=size, trusted=trusted
         )
         self.mix = BatchMix(len(classes), **(mix or {}))
-        if loss is None:
-            self.task = TASKS[task](classes, CrossEntropy(classes=classes))
-        else:
-            self.task = TASKS[task](classes, build_loss(loss, classes=classes, class_counts=class_counts))
-            self.task.require_loss(loss["_target_"], mixed=bool(self.mix.kinds))
+        loss = loss or {"_target_": "classifier.training.task.CrossEntropy"}
+        self.task = TASKS[task](classes, build_loss(loss, classes=classes, class_counts=class_counts))
+        self.task.require_loss(loss["_target_"], mixed=bool(self.mix.kinds))
         self.train_metrics = self.task.train_metrics()
         self.eval_metrics = self.task.evaluation_metrics()
         self.finetuning = FineTuning(self.network, **(finetune or {}))
@@ -97,7 +95,7 @@ class ImageClassifier(pl.LightningModule):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """The model that a checkpoint holds, on the CPU. No loss and no optimiser is built, whatever the file names.
+        """The model that a checkpoint holds, on the CPU. No loss and no optimiser of the file's is built.
 
         Raises:
             UserError: It names a network that may not come from a checkpoint, see `build_model`.

@@ -57,8 +57,8 @@ class CrossEntropy(nn.Module):
             fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
             if len(numbers) != len(classes) or not fits:
                 raise UserError(
-                    f"loss.class_weight={class_weight} must be none, balanced, or {len(classes)} numbers of at least "
-                    f"0, one for each class"
+                    f"loss.class_weight={class_weight} must be none, balanced, or {len(classes)} numbers from 0 on, "
+                    "one for each class"
                 )
             weight = torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)

@@ -17,7 +17,7 @@ from classifier.data import ClassificationDataModule
 from classifier.data.loader import Batch
 from classifier.errors import UserError
 from classifier.evaluation.figures import rate_figure
-from classifier.files import whole_file
+from classifier.files import write_csv
 from classifier.training.averaging import WeightAverage
 from classifier.training.memory import is_out_of_memory, same_effective_batch
 from classifier.training.module import ImageClassifier
@@ -147,8 +147,7 @@ def find_rate(
     curve = run_dir / f"{CURVE}.png"
     if trainer.is_global_zero:
         rates = RATES[: len(losses)]
-        with whole_file(run_dir / f"{CURVE}.csv", "log_dir") as scratch:
-            pd.DataFrame({"rate": rates, "loss": losses}).to_csv(scratch, index=False)
+        write_csv(run_dir / f"{CURVE}.csv", pd.DataFrame({"rate": rates, "loss": losses}), "log_dir")
         figure = rate_figure(rates, losses, smoothed(losses), found and found.steepest)
         figure.savefig(curve, dpi=120)
         if settings["logger"].get("tensorboard") is not None:
