@@ -201,7 +201,7 @@ def test_another_model_is_not_resumed(checkpoint: Path) -> None:
     require_same_model(stored, runs.make_classifier(), checkpoint)
     for settings, named in (({"num_classes": 4}, "class 3"), ({"model": {**runs.CNN, "widths": [4, 9]}}, "network.")):
         with pytest.raises(UserError, match=named) as refusal:
-            require_same_model(stored, runs.make_classifier(**settings), checkpoint)  # type: ignore[arg-type]
+            require_same_model(stored, runs.make_classifier(**settings), checkpoint)
         assert f"init_from={checkpoint}" in str(refusal.value)
 
 

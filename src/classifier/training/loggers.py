@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from classifier.files import whole_file
+from classifier.files import write_csv
 from classifier.runs import leaves
 
 
@@ -71,8 +71,7 @@ class EpochCSVLogger(EpochLogger):
         row |= {} if step is None else {"step": str(step)}
         table = pd.DataFrame([self.rows[epoch] for epoch in sorted(self.rows)])
         names = sorted({*table} - {"epoch", "step"})
-        with whole_file(self.path, "log_dir") as scratch:
-            table.reindex(columns=["epoch", "step", *names]).to_csv(scratch, index=False)
+        write_csv(self.path, table.reindex(columns=["epoch", "step", *names]), "log_dir")
 
     def log_epoch(self, trainer: pl.Trainer) -> None:
         """Log the training metrics of this epoch, which Lightning itself does only after all callbacks."""

@@ -34,8 +34,8 @@ StrategyRegistry.register(SHARDED, ShardedStrategy)
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Divide the parameters of `network` among the processes; where they are divided already, do nothing.
 
-    A block, an element of an nn.Sequential or nn.ModuleList with a million parameters, is gathered when it is its turn,
-    and let go again.
+    A block, an element of an nn.Sequential or nn.ModuleList with a million parameters, is gathered when its turn comes,
+    and released again.
 
     Raises:
         UserError: The network has BatchNorm, whose statistics would differ between processes.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -165,7 +166,7 @@ class LastCheckpoint(Checkpoint):
                 log.warning("%s", error)
 
     def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """End a run that was told to stop, now that Lightning has logged what belongs to the checkpoint."""
+        """End a run that received a signal, now that Lightning has logged what belongs to the checkpoint."""
         if self._stopped_by:
             # when a process fails, Lightning's first process kills all the others, and itself
             raise SystemExit(exit_code(self._stopped_by) if trainer.local_rank == 0 else 0)
@@ -204,6 +205,10 @@ class RunEarlyStopping(EarlyStopping):
         super().__init__(
             monitor, strict=False, check_on_train_epoch_end=monitor.startswith("train/") or None, **settings
         )
+
+    @cached_property
+    def state_key(self) -> str:  # Lightning asks for it at each of the six hooks of a step
+        return f"RunEarlyStopping {self.monitor} {self.mode}"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
