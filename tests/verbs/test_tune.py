@@ -85,8 +85,10 @@ def advised(cwd: Path, verb: str, *arguments: str, key: str = r"data\.batch_size
         if process.returncode == 0:
             return typed
         assert process.returncode == 2, output
-        found = re.findall(rf"\b({key}=\d+|trainer\.accumulate_grad_batches=\d+)", output.splitlines()[-1])
-        _, *use = found
+        [message] = [line for line in output.splitlines() if line.startswith("error: ")]
+        found = re.findall(rf"\b({key}=\d+|trainer\.accumulate_grad_batches=\d+)", message)
+        assert len(found) > 1, output
+        use = found[1:]
         assert use != typed[-2:], output
         typed += use
 
@@ -97,12 +99,12 @@ def test_real_lack_of_memory(folder: Path, tmp_path: Path) -> None:
     """The message names what to type; in the end, that fits."""
     arguments = (*BARE, "model.hidden=[]", "data.image_size=128", "trainer.limit_val_batches=1", "test=false",
                  f"data.root={folder}", "data.batch_size=42")  # fmt: skip
-    typed = advised(tmp_path, "train", *arguments, "run_dir=run")
+    typed = advised(tmp_path, "train", *arguments)
     size, times = (int(text.partition("=")[2]) for text in typed[-2:])
     assert size * times == 42
-    assert metrics(tmp_path / "run")["global_step"] == 1
-    assert advised(tmp_path, "eval", "ckpt_path=run", "split=all", "data.batch_size=60")
-    assert advised(tmp_path, "predict", "ckpt_path=run", f"inputs={folder}", "batch_size=60", key="batch_size")
+    assert metrics(runs(tmp_path / "logs")[-1])["global_step"] == 1
+    assert advised(tmp_path, "eval", "ckpt_path=latest", "split=all", "data.batch_size=60")
+    assert advised(tmp_path, "predict", "ckpt_path=latest", f"inputs={folder}", "batch_size=60", key="batch_size")
 
 
 JOBS = 50
