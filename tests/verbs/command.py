@@ -30,7 +30,7 @@ BARE = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "logger.tensorboard
 
 # processes are forked from one that has imported torch, and has no threads and no GPU in use
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["classifier.verbs.train", "classifier.verbs.evaluate", "tests.verbs.command"])
+FORKS.set_forkserver_preload([*(f"classifier.verbs.{verb}" for verb in ("train", "evaluate", "predict")), __name__])
 
 
 @dataclass
