@@ -157,6 +157,6 @@ def test_what_needs_a_gpu(typed: str, use: str, folder: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_default_reaches_its_accuracy(tmp_path: Path) -> None:
-    """As `make train`. Another processor adds in another order, and may get a few images less right."""
+    """As `make train`: 0.989 to 0.992 over four seeds."""
     succeed("train", "trainer=cpu", "run_dir=run", cwd=tmp_path)
-    assert metrics(tmp_path / "run")["test/acc"] >= 0.975
+    assert metrics(tmp_path / "run")["test/acc"] >= 0.985
