@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from classifier.data.image import Region, decode, everything, upright_box, upright_size
-from classifier.tools.preview import CELL, DPI, Sample, choose, draw, drawable
+from classifier.tools.preview import CELL, DPI, Sample, choose, draw
 from tests.generate import save
 from tests.tools.parts import refusal, script
 
@@ -79,10 +79,8 @@ def test_each_picture_has_a_cell_of_its_own(tmp_path: Path, count: int) -> None:
     """No text and no other picture is drawn over one, however long the names are."""
     side = round(CELL * DPI)
     colors = [((40 * number) % 256, 255 - 10 * number, 9) for number in range(count)]
-    samples = [
-        Sample("x" * 400, "in no part", "y/" * 400, [np.full((side, side, 3), color, np.uint8)] * 3) for color in colors
-    ]
-    drawn = pixels_of(samples, tmp_path / "a.png")
+    pictures = [[np.full((side, side, 3), color, np.uint8)] * 3 for color in colors]
+    drawn = pixels_of([Sample("W" * 400, "in no part", "W/" * 400, three) for three in pictures], tmp_path / "a.png")
     for color in colors:
         assert (drawn == color).all(2).sum() == pytest.approx(3 * side * side, rel=0.05)
     assert 0.5 < drawn.shape[1] / drawn.shape[0] < 4
@@ -90,8 +88,7 @@ def test_each_picture_has_a_cell_of_its_own(tmp_path: Path, count: int) -> None:
 
 @pytest.mark.parametrize("shape", [(16, 16), (9, 60), (300, 6), (300, 200), (20, 30, 3)])
 def test_a_picture_keeps_its_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    picture = np.full(shape, 20, np.uint8)
-    drawn = pixels_of([Sample("a", "train", "a.jpg", [picture])], tmp_path / "a.png")
+    drawn = pixels_of([Sample("a", "train", "a.jpg", [np.full(shape, 20, np.uint8)])], tmp_path / "a.png")
     ys, xs = np.nonzero((np.abs(drawn.astype(int) - 20) < 4).all(2)[60:])  # below the text
     sides = np.array([np.ptp(ys), np.ptp(xs)]) + 1
     assert sides.max() == pytest.approx(CELL * DPI, abs=2)
@@ -99,13 +96,11 @@ def test_a_picture_keeps_its_shape(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 
 def test_names_in_any_script_are_drawn(tmp_path: Path) -> None:
-    names = ["собака", "σκύλος", "كلب", "כלב", "Zoë", "n[bold]$x_2$", "e\u0301", "a\nb\tc", "犬", "👍🏽", "\udcff", ""]
-    samples = [Sample(name, "train", f"{name}/1.jpg", [np.zeros((8, 8), np.uint8)]) for name in names]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns of a character that it has no picture of
-        pixels_of(samples, tmp_path / "a.png")
-    assert [drawable(name) for name in names[:8]] == [*names[:7], "a b c"]
-    assert drawable("\U000e0041 \udcff") == "\\U000e0041 \\udcff"
+    """Those without a glyph in the installed fonts as boxes, of which matplotlib warns."""
+    for name in ("собака", "كلب", "n[bold]$x_2$", "$x_{$", "e\u0301", "a\nb\tc", "犬", "👍🏽", "\U000e0041", ""):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")
+            pixels_of([Sample(name, "train", f"{name}/1.jpg", [np.zeros((8, 8), np.uint8)])], tmp_path / "a.png")
 
 
 def test_every_class_is_shown_before_one_is_shown_twice() -> None:
