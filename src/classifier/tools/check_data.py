@@ -4,7 +4,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,6 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.loader import Images
@@ -63,11 +58,10 @@ KINDS = {
     "palette": ("info", "converted to RGB in reading"),
     "transparency": ("info", "laid on white in reading"),
 }
-STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+SEVERITIES = ("error", "warning", "info")
 FOUND_ERRORS = 3  # exit code
 MOST_COMPARED = 200_000  # samples; comparing all their pairs takes two minutes on two cores
 MIN_COMPARED = 2 * THUMBNAIL  # pixels of a side; smaller pictures look alike without being copies
-CHUNK = 32  # images a task
 EXAMPLES = 3  # of each kind, and names of each example
 
 Finding = tuple[str, list[str], str]
@@ -86,9 +80,8 @@ def check_data(config: DictConfig) -> int:
     for key in ("min_side", "max_pixels", "min_per_class", "max_imbalance"):
         if key != "min_side" or config.min_side is not None:
             require_number(key, config[key], least=0)
-    require_flag("strict", config.strict)
-    if config.near_duplicates is not None:
-        require_flag("near_duplicates", config.near_duplicates)
+    for key in ("strict", "near_duplicates"):
+        require_flag(key, config[key] or False)
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
     path = None if config.json is None else Path(config.json)
@@ -113,7 +106,7 @@ def check_data(config: DictConfig) -> int:
     print(class_table(counts))
     print_findings(report["found"])
     what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
-    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in STYLES if report[word]]
+    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in SEVERITIES if report[word]]
     print(f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}")
     if path is not None:
         with whole_file(path, key="json") as scratch:
@@ -133,14 +126,12 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
     images = Images.of(samples, datamodule.root, datamodule.read_images)
     rows_of = [np.asarray(rows) for rows in pd.Series(numbers).groupby(numbers).indices.values()]
 
-    def read(chunk: list[np.ndarray]) -> list[Facts]:
-        return [image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows]) for rows in chunk]
+    def read(rows: np.ndarray) -> Facts:
+        return image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows])
 
-    chunks = [rows_of[start : start + CHUNK] for start in range(0, len(rows_of), CHUNK)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are reported
-        found = chain.from_iterable(parallel_map(read, chunks, worker_count("auto")))
-        facts = list(tracked(found, "reading", len(rows_of)))
+        facts = list(tracked(parallel_map(read, rows_of, worker_count("auto")), "reading", len(rows_of)))
     thumbnails = np.zeros((len(samples), THUMBNAIL, THUMBNAIL), np.uint8)
     for rows, item in zip(rows_of, facts, strict=True):
         thumbnails[rows] = item.thumbnails
@@ -265,7 +256,7 @@ def make_report(root: str, table: pd.DataFrame, counts: pd.DataFrame, found: lis
         "root": root,
         "samples": len(table),
         "usable": int(table["usable"].sum()),
-        **{severity: int((severities == severity).sum()) for severity in STYLES},
+        **{severity: int((severities == severity).sum()) for severity in SEVERITIES},
         "classes": counts.to_dict("index"),
         "found": [
             {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items[kind]), "items": items[kind]}
@@ -277,17 +268,9 @@ def make_report(root: str, table: pd.DataFrame, counts: pd.DataFrame, found: lis
 
 def print_findings(found: list[dict[str, Any]]) -> None:
     """Print each kind of finding, the worst first, with its number and its first examples."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("number", justify="right", no_wrap=True)
-    table.add_column("what, and the first of them", overflow="fold")
     for of_kind in found:
-        lines = [Text.assemble((of_kind["kind"], "bold"), (f": {of_kind['meaning']}", "dim"))]
+        print(f"{of_kind['severity']:8} {of_kind['number']:6,}  {of_kind['kind']}: {of_kind['meaning']}")
         for item in of_kind["items"][:EXAMPLES]:
             more = len(item["names"]) - EXAMPLES
             names = " = ".join(item["names"][:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
-            lines.append(Text(f"{names}: {item['detail']}" if item["detail"] else names))
-        severity = Text(of_kind["severity"], STYLES[of_kind["severity"]])
-        table.add_row(severity, f"{of_kind['number']:,}", Text("\n").join(lines))
-    if found:
-        Console().print(table)
+            print(f"{'':17}{names}{': ' * bool(item['detail'])}{item['detail']}")
