@@ -25,7 +25,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--over", metavar="KEYS", default="", help="average runs that differ in these alone: seed,data.fold"
     )
     parser.add_argument("--name", metavar="TEXT", default="", help="only runs with TEXT in their path")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--limit", type=int, metavar="N", default=sys.maxsize, help="only the first N rows")
     parser.add_argument(
         "--csv", metavar="FILE", default="", help="write all metrics here, too; -: print them, no table"
     )

@@ -158,7 +158,6 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert said["train/cat/tiny.jpg"] == "12x80"
     for kind in planted:
         assert kind in result.out
-    assert max(map(len, result.out.splitlines())) <= 80 + len(str(root)), "fits a terminal"
     assert said_beside(result) == []
 
 
@@ -202,7 +201,6 @@ def test_names_that_mean_something_to_the_terminal(tmp_path: Path) -> None:
     assert result.code == 3
     assert "[red]x[red].jpg" in result.out
     assert {r"red/\xff.jpg"} in found(root)["unusable annotation"]
-    assert all(len(line) <= 80 for line in result.out.splitlines() if str(root) not in line)
 
 
 def test_boxes(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     compare(tmp_path, over=["seed"])
     printed = capsys.readouterr()
     assert "0.8000 ± 0.1414" in printed.out
-    assert "left out (unfinished): stopped" in printed.err
+    assert "stopped (unfinished)" in printed.err
 
 
 def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,9 +59,7 @@ KINDS = {
     "transparency": ("info", "laid on white in reading"),
 }
 SEVERITIES = ("error", "warning", "info")
-FOUND_ERRORS = 3  # exit code
 MOST_COMPARED = 200_000  # samples; comparing all their pairs takes two minutes on two cores
-MIN_COMPARED = 2 * THUMBNAIL  # pixels of a side; smaller pictures look alike without being copies
 EXAMPLES = 3  # of each kind, and names of each example
 
 Finding = tuple[str, list[str], str]
@@ -69,7 +67,7 @@ Finding = tuple[str, list[str], str]
 
 
 def check_data(config: DictConfig) -> int:
-    """Check the data that `config.data` names, print the report, and return the exit code.
+    """Check the data that `config.data` names, print the report, and return the exit code: 3 if there are errors.
 
     Args:
         config: As configs/check_data.yaml composes it.
@@ -84,10 +82,9 @@ def check_data(config: DictConfig) -> int:
         require_flag(key, config[key] or False)
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
-    path = None if config.json is None else Path(config.json)
-    if path is not None:
-        require_outside(path, datamodule.root, key="json")
-        require_writable(path, key="json")
+    if config.json is not None:
+        require_outside(Path(config.json), datamodule.root, key="json")
+        require_writable(Path(config.json), key="json")
     listed = datamodule.read()
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
     table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule)
@@ -102,16 +99,28 @@ def check_data(config: DictConfig) -> int:
         found += near_duplicate_findings(table, thumbnails, None if config.near_duplicates else MOST_COMPARED)
     found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
-    report = make_report(readable(str(datamodule.root)), table, counts, found)
+    kinds: list[dict[str, Any]] = [
+        {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items), "items": items}
+        for kind, (severity, meaning) in KINDS.items()
+        if (items := [{"names": names, "detail": detail} for of_kind, names, detail in found if of_kind == kind])
+    ]
+    report = {
+        "root": readable(str(datamodule.root)),
+        "samples": len(table),
+        "usable": int(table["usable"].sum()),
+        **{word: sum(kind["number"] for kind in kinds if kind["severity"] == word) for word in SEVERITIES},
+        "classes": counts.to_dict("index"),
+        "found": kinds,
+    }
     print(class_table(counts))
-    print_findings(report["found"])
+    print_findings(kinds)
     what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
     numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in SEVERITIES if report[word]]
     print(f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}")
-    if path is not None:
-        with whole_file(path, key="json") as scratch:
+    if config.json is not None:
+        with whole_file(Path(config.json), key="json") as scratch:
             scratch.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return FOUND_ERRORS if report["error"] or (config.strict and report["warning"]) else 0
+    return 3 if report["error"] or (config.strict and report["warning"]) else 0
 
 
 def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, np.ndarray]:
@@ -140,10 +149,9 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
     inside = np.hstack([np.zeros_like(sizes), sizes]) if boxes is None else np.clip(boxes, 0, np.tile(sizes, 2))
     side_x, side_y = (inside[:, 2:] - inside[:, :2]).T
     rows = (side_x > 0) & (side_y > 0)
-    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"], image=numbers)
+    shown = "" if boxes is None else [f" {tuple(box)}" for box in boxes.tolist()]
+    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"] + shown, image=numbers)
     table = table.assign(side_x=side_x, side_y=side_y, usable=rows, split=np.nan)
-    if boxes is not None:
-        table["name"] += [f" {tuple(box)}" for box in boxes.tolist()]
     if rows.any():
         cut = {} if boxes is None else dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True))
         taken = samples[rows].assign(**cut).reset_index(drop=True)
@@ -199,7 +207,8 @@ def near_duplicate_findings(table: pd.DataFrame, thumbnails: np.ndarray, most: i
     Args:
         most: Of more samples than these, none are compared.
     """
-    rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= MIN_COMPARED).all(axis=1))
+    # smaller pictures look alike without being copies
+    rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= 2 * THUMBNAIL).all(axis=1))
     if most is not None and len(rows) > most:
         log.info("no near duplicates are looked for among %d samples: near_duplicates=true takes minutes", len(rows))
         return []
@@ -245,25 +254,6 @@ def group_findings(table: pd.DataFrame) -> list[Finding]:
     divided = table[table["split"].groupby(group_ids(table)).transform("nunique") > 1]
     groups = [rows for _, rows in divided.groupby(group_ids(divided))]
     return [("divided group", rows["name"].tolist(), " and ".join(_parts(rows["split"]))) for rows in groups]
-
-
-def make_report(root: str, table: pd.DataFrame, counts: pd.DataFrame, found: list[Finding]) -> dict[str, Any]:
-    """Everything that was found, as it is written to the JSON file."""
-    findings = pd.DataFrame(found, columns=["kind", "names", "detail"])
-    severities = findings["kind"].map({kind: severity for kind, (severity, _) in KINDS.items()})
-    items = {kind: of_kind[["names", "detail"]].to_dict("records") for kind, of_kind in findings.groupby("kind")}
-    return {
-        "root": root,
-        "samples": len(table),
-        "usable": int(table["usable"].sum()),
-        **{severity: int((severities == severity).sum()) for severity in SEVERITIES},
-        "classes": counts.to_dict("index"),
-        "found": [
-            {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items[kind]), "items": items[kind]}
-            for kind, (severity, meaning) in KINDS.items()
-            if kind in items
-        ],
-    }
 
 
 def print_findings(found: list[dict[str, Any]]) -> None:

@@ -8,8 +8,6 @@ from classifier.data.samples import SPLITS
 from classifier.errors import require_whole
 from classifier.runs import plain
 
-SHOWN = 40  # rows of the table
-
 
 def open_data(config: DictConfig) -> ClassificationDataModule:
     """The data module of `config.data`, its samples listed, checked and split.
@@ -36,4 +34,4 @@ def class_table(counts: pd.DataFrame) -> str:
     """What `class_counts` returns, as text, the largest class first; of many classes, those in between are left out."""
     by_size = counts.sort_values("all", ascending=False, kind="stable")
     total = counts.sum().to_frame(f"all {len(counts)} classes").T
-    return f"{pd.concat([by_size, total]).to_string(max_rows=SHOWN)}\n"
+    return f"{pd.concat([by_size, total]).to_string(max_rows=40)}\n"

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 LIST = "split.csv"
 FORMATS = {"jpg": "JPEG", "png": "PNG"}
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows keeps these for devices
 LONGEST = 200  # bytes, of the 255 that most file systems take: numbers and suffixes are added
 
 
@@ -102,7 +101,6 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
 def safe_name(name: str) -> str:
     """`name` with what some file system refuses replaced by `_`, never hidden, never empty."""
     name = re.sub(r"\.$|^\.", "_", FORBIDDEN.sub("_", name).strip())
-    name = f"_{name}" if RESERVED.match(name) else name
     return name.encode()[:LONGEST].decode("utf-8", "ignore").strip() or "_"  # not through the middle of a character
 
 
@@ -132,9 +130,8 @@ def _require_same(output: Path, files: pd.DataFrame, overwrite: bool) -> None:
     found = [path for path in output.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir()]
     if others := sorted({path.relative_to(output).as_posix() for path in found} - kept):
         remedy = "remove them" if overwrite else "use overwrite=true for those of this split, remove others"
-        raise UserError(  # images of another split would be in two parts at once
-            f"output={output} holds {len(others)} images that are not of this split, or were made with other "
-            f"settings, {others[0]} first: {remedy}, or name another folder with output=..."
-        )
+        # images of another split would be in two parts at once
+        what = f"{len(others)} images of another split or other settings, {others[0]} first"
+        raise UserError(f"output={output} holds {what}: {remedy}, or name another folder with output=...")
     for path in found if overwrite else []:
         path.unlink()

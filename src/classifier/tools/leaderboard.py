@@ -20,16 +20,14 @@ from classifier.runs import on_main_process
 
 TARGET = "._target_"
 DEVIATION = " deviation"
-ABSENT = "null"  # a key that a config lacks counts as off
 PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
 MAIN_METRICS = ("test/acc", "test/f1", "val/acc", "val/loss")  # printed beside the one sorted by; --csv has all
-DEFAULT_METRIC = "val/acc"  # where the runs do not all monitor the same
 # a hundred runs take 0.2 s with libyaml, 3 s without
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def compare(
-    folder: Path, *, sort: str = "", over: Sequence[str] = (), name: str = "", limit: int | None = None, csv: str = ""
+    folder: Path, *, sort: str = "", over: Sequence[str] = (), name: str = "", limit: int = sys.maxsize, csv: str = ""
 ) -> None:
     """Print the runs below `folder`, the best first.
 
@@ -43,31 +41,30 @@ def compare(
     Raises:
         UserError: There is no such run, metric or setting.
     """
-    if limit is not None:
-        require_whole("--limit", limit, 1)
-    runs, unreadable = read_runs(folder)
-    _report_left_out("unreadable", unreadable)
+    require_whole("--limit", limit, 1)
+    runs, left_out = read_runs(folder)
     runs = runs[runs["run", "run"].str.contains(name, regex=False)]
     if over:
         unfinished = runs["run", "state"] == "unfinished"
-        _report_left_out("unfinished", runs["run", "run"][unfinished].tolist())
+        left_out += [f"{name} (unfinished)" for name in runs["run", "run"][unfinished]]
         runs = runs[~unfinished]
+    if left_out:
+        print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     if runs.empty:
-        wanted = ("finished " if over else "") + "run" + (f" with {name!r} in its path" if name else "")
-        raise UserError(f"{folder} holds no {wanted}: name another folder, or --name")
+        raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     for key in over:
         _require_known("--over", key, part(runs, "settings"))
     monitored = runs["run", "monitor"]
-    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else DEFAULT_METRIC)
-    modes = runs["run", "mode"][monitored == metric].unique()
+    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
+    modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
-    smallest = modes[0] == "min" if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
+    smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
     rows = averaged(runs, over) if over else runs
     if sort:
         _require_known("--sort", sort, part(rows, "metrics"))
     if ("metrics", metric) in rows:
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
-    rows = rows.head(limit or len(rows))
+    rows = rows.head(limit)
     about, metrics, settings = (part(rows, name) for name in ("run", "metrics", "settings"))
     about, different = about[["run", "runs", "state"]], settings[differing(settings)]
     table = pd.concat([about, metrics.sort_index(axis=1), different], axis=1)
@@ -79,8 +76,8 @@ def compare(
     shown = [key for key in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")) if key in metrics]
     table = pd.concat([about, *(_cells(metrics, key) for key in shown), different], axis=1).set_index("run")
     print(table.rename_axis(index=None, columns="run").to_string())
-    counted = f"{len(rows)} means" if over else f"{len(rows)}"
-    print(f"{counted} of {len(runs)} runs by {metric}, the {'smallest' if smallest else 'largest'} first")
+    order = "smallest" if smallest else "largest"
+    print(f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}, the {order} first")
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -104,7 +101,8 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     levels = {
         "run": pd.DataFrame([run[0] for run in read], columns=["run", "runs", "state", "monitor", "mode"]),
         "metrics": metrics,
-        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna(ABSENT),
+        # a key that a config lacks counts as off
+        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna("null"),
     }
     return pd.concat(levels, axis=1), unreadable
 
@@ -205,13 +203,6 @@ def _cells(metrics: pd.DataFrame, name: str) -> pd.Series:
 def _require_known(option: str, value: str, known: pd.DataFrame) -> None:
     if value not in known:
         raise UserError(f"{option} {value}: no run has it, {did_you_mean(value, known.columns)}")
-
-
-def _report_left_out(why: str, names: Sequence[str]) -> None:
-    """One line on stderr."""
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"left out ({why}): {', '.join(names[:3])}{more}", file=sys.stderr)
 
 
 class Leaderboard(Callback):

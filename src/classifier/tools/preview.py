@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from omegaconf import DictConfig
 
 from classifier.data import ClassificationDataModule
@@ -55,8 +54,6 @@ def preview(config: DictConfig) -> Path:
     figure = draw(headings, tracked(_samples(datamodule, rows, draws), "drawing", len(rows)), len(rows))
     with whole_file(output) as scratch:
         figure.savefig(scratch, format=output.suffix[1:].lower(), dpi=DPI)
-    if draws and not config.data.augment.crop and not config.data.augment.transforms:
-        log.info("training sees what evaluation sees, as nothing is augmented: try augment=light")
     log.info("%s: %d samples of %s", output, len(rows), config.split)
     return output
 
@@ -145,6 +142,5 @@ def _show(axes: Axes, pixels: np.ndarray, box: Sequence[float] | None) -> None:
     axes.spines[:].set_visible(False)
     if box is not None:
         x1, y1, x2, y2 = np.clip(box, 0, [width, height] * 2)
-        outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="crimson", linewidth=1.5, clip_on=False)
-        outline.set_path_effects([withStroke(linewidth=3.5, foreground="white")])
+        outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="crimson", linewidth=2, clip_on=False)
         axes.add_patch(outline)
