@@ -14,6 +14,7 @@ import yaml
 
 from classifier.errors import UserError
 from classifier.tools.leaderboard import compare, differing, flat
+from tests.tools.parts import refusal, script
 from tests.verbs.command import QUICK, REPOSITORY, run
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [32, 64], "drop_rate": 0.2}
@@ -88,10 +89,7 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path, capsys: pytest.Capt
     [
         ([{"model": CNN}, {"model": {**CNN, "widths": [8]}}], ["model.widths"]),
         ([{"model": CNN}, {"model": RESNET}], ["model"]),
-        (
-            [{"model": RESNET}, {"model": {**RESNET, "name": "resnet50", "drop_rate": 0.1}}],
-            ["model", "model.drop_rate"],
-        ),
+        ([{"model": RESNET}, {"model": {**RESNET, "name": "b", "drop_rate": 0.1}}], ["model", "model.drop_rate"]),
         ([{"model": CNN}, {"model": {**CNN, "_target_": "mine.SimpleCNN"}}], ["model"]),
         ([{"scheduler": None}, {"scheduler": {"_target_": "cosine", "min_lr": 0.0}}], ["scheduler"]),
         ([{"augment": {"crop": None}}, {"augment": {"crop": {"scale": [0.5, 1.0]}}}], ["augment.crop.scale"]),
@@ -133,7 +131,7 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytes
     make_run(tmp_path / "good", {"val/acc": 0.5})
     make_run(tmp_path / "torn", {"val/acc": 0.5})
     (tmp_path / "torn" / "metrics.json").write_text('{"val/ac')
-    make_run(tmp_path / "cut", {"val/acc": 0.5})
+    make_run(tmp_path / "cut")
     (tmp_path / "cut" / "config.yaml").write_text("")
     (tmp_path / "headless" / "checkpoints").mkdir(parents=True)
     compare(tmp_path)
@@ -141,23 +139,19 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytes
     assert "good" in printed.out
     assert "torn" not in printed.out
     assert all(name in printed.err for name in ("torn (", "cut (", "headless ("))
-    assert len(printed.err.splitlines()) == 1
 
 
 def test_wrong_options(tmp_path: Path) -> None:
-    with pytest.raises(UserError):
-        compare(tmp_path)  # no run
     make_run(tmp_path / "a", {"val/acc": 0.5})
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"sort": "val/ac"}, "val/acc"),
-        ({"over": ["data.folds"]}, "data.fold"),
-        ({"name": "other"}, "other"),
-        ({"limit": 0}, "--limit=0"),
-    ]
-    for options, said in cases:
-        with pytest.raises(UserError) as caught:
+    cases: dict[str, dict[str, Any]] = {
+        "val/acc": {"sort": "val/ac"},
+        "data.fold": {"over": ["data.folds"]},
+        "other": {"name": "other"},
+        "--limit=0": {"limit": 0},
+    }
+    for said, options in cases.items():
+        with pytest.raises(UserError, match=said):
             compare(tmp_path, **options)
-        assert said in str(caught.value)
     with pytest.raises(UserError, match="none"):
         compare(tmp_path / "none")
 
@@ -168,15 +162,13 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     trained = run("train", "-m", "model=simple_cnn,resnet18", *settings, cwd=tmp_path)
     assert trained.code == 0, trained.err
     assert "2 of 2 runs by val/acc, the largest first" in trained.out
-    result = run("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path, folder="scripts")
-    assert result.code == 0, result.err
+    result = script("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path)
     assert "2 of 2 runs by val/acc, the largest first" in result.out
-    with (tmp_path / "runs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows} == {"SimpleCNN", "resnet18.a1_in1k"}
-    assert {row["state"] for row in rows} == {"done"}
-    assert set(rows[0]) & {"model.drop_rate", "model.name", "logger.csv.save_dir"} == set()
-    assert run("leaderboard", "none", cwd=tmp_path, folder="scripts").code == 2
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert set(table["model"]) == {"SimpleCNN", "resnet18.a1_in1k"}
+    assert set(table["state"]) == {"done"}
+    assert not set(table) & {"model.drop_rate", "model.name", "logger.csv.save_dir"}
+    refusal("leaderboard", "none", cwd=tmp_path)
 
 
 def test_it_needs_no_torch() -> None:
