@@ -39,7 +39,7 @@ def config(run_dir: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
-def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str = "", **settings: Any) -> Path:
+def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str = "", **settings: Any) -> None:
     """A run directory: done where it has `metrics`, and with `rows` of metrics.csv."""
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config(run_dir, **settings), sort_keys=False))
@@ -47,7 +47,6 @@ def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str =
         (run_dir / "metrics.json").write_text(json.dumps({"epoch": 3, "fit_seconds": 1.5, **metrics}))
     if rows:
         (run_dir / "metrics.csv").write_text(f"epoch,step,val/acc,val/loss\n{rows}")
-    return run_dir
 
 
 def csv_rows(capsys: pytest.CaptureFixture[str], folder: Path, **options: Any) -> list[dict[str, str]]:
@@ -152,8 +151,6 @@ def test_wrong_options(tmp_path: Path) -> None:
     for said, options in cases.items():
         with pytest.raises(UserError, match=said):
             compare(tmp_path, **options)
-    with pytest.raises(UserError, match="none"):
-        compare(tmp_path / "none")
 
 
 def test_the_script(folder: Path, tmp_path: Path) -> None:

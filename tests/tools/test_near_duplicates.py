@@ -31,7 +31,6 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "squashed": lambda image: image.resize((100, 100)),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
     "harder": lambda image: ImageEnhance.Contrast(image).enhance(1.2),
-    "paler": lambda image: ImageEnhance.Color(image).enhance(0.3),
     "trimmed": lambda image: image.crop((2, 1, image.width - 1, image.height - 1)),
 }
 

@@ -110,15 +110,8 @@ def test_the_script(annotated: Path, tmp_path: Path) -> None:
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
-    cases = {
-        ("split=vall",): "split=",
-        ("count=1000",): "count=1000",
-        ("count=0",): "count=0",
-        ("seed=-1",): "seed=-1",
-        ("output=preview.txt",): "output=",
-        (f"output={folder}/preview.png",): "output=",
-        ("output=file/preview.png",): "output=...",
-    }
     (tmp_path / "file").write_text("")
-    for arguments, said in cases.items():
-        assert said in refusal("preview", f"data.root={folder}", *arguments, cwd=tmp_path)
+    outputs = ("output=preview.txt", f"output={folder}/preview.png", "output=file/preview.png")
+    for argument in ("split=vall", "count=1000", "count=0", "seed=-1", *outputs):
+        said = argument if argument[-1].isdigit() else f"{argument.partition('=')[0]}="
+        assert said in refusal("preview", f"data.root={folder}", argument, cwd=tmp_path)
