@@ -211,7 +211,12 @@ def test_a_file_is_decoded_once_for_all_its_boxes(tmp_path: Path, monkeypatch: p
         wanted.append(decode(path, (x1, y1, x2, y2), everything, (THUMBNAIL, THUMBNAIL), channels=1)[0])
     reads: list[object] = []
     read = PillowImage.read
-    monkeypatch.setattr(PillowImage, "read", lambda *arguments, **named: reads.append(1) or read(*arguments, **named))
+
+    def counted(*arguments: Any, **named: Any) -> np.ndarray:
+        reads.append(arguments)
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(PillowImage, "read", counted)
     found = image_facts(path, boxes).thumbnails
     assert len(reads) == 1
     # JPEGs were decoded at half their size for some
