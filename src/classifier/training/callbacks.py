@@ -76,7 +76,7 @@ class Throughput(pl.Callback):
 
 
 class RunProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar with the loss of the last logged step, updated at most five times a second.
+    """Lightning's RichProgressBar with the loss of the last logged step, updated no more often than it is drawn.
 
     (Lightning's own fetches every metric from the device at each step, and counts epochs from 0.)
     """
@@ -88,14 +88,11 @@ class RunProgressBar(RichProgressBar):
     ) -> None:
         now = time.monotonic()
         if now >= self.due or batch_idx + 1 == self.total_train_batches:
-            self.due = now + 0.2
+            self.due = now + 1 / self.refresh_rate
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def refresh(self, hard: bool = False) -> None:
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            text = f"Epoch {self.trainer.current_epoch + 1}/{self.trainer.max_epochs}"
-            self.progress.update(self.train_progress_bar_id, description=text.ljust(len(self.validation_description)))
-        super().refresh(hard)
+    def _get_train_description(self, current_epoch: int) -> str:  # there is no public name for it
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

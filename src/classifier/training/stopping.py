@@ -1,7 +1,4 @@
-"""Where a run stops, and the checkpoint that it resumes from.
-
-The one file that asks Lightning by private names, in `validation_follows`.
-"""
+"""Where a run stops, and the checkpoint that it resumes from."""
 
 import logging
 import os
@@ -47,7 +44,7 @@ def ending_on_sigterm() -> Iterator[None]:
 def validation_follows(trainer: pl.Trainer) -> bool:
     """Whether Lightning validates right after the current training batch; to be asked in `on_train_batch_end`.
 
-    (There is no public answer. It depends on val_check_interval, check_val_every_n_epoch, limits and early stopping.)
+    (By private names, as no public one tells. It depends on val_check_interval, limits, early stopping and more.)
     """
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
