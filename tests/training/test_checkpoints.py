@@ -127,37 +127,25 @@ def test_another_network_in_a_checkpoint_is_not_built(checkpoint: Path, tmp_path
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        "text",
-        {"weight": torch.zeros(2)},
-        {"state_dict": {}, "hyper_parameters": {}},
-        [1, 2],
-        torch.nn.Linear(2, 2),
-    ],
-    ids=["missing", "text", "weights", "of another project", "list", "module"],
-)
-def test_what_is_no_checkpoint_is_refused(content: Any, tmp_path: Path) -> None:
-    path = tmp_path / "some.ckpt"
-    if content == "text":
-        path.write_text("some text\n")
-    elif content is not None:
-        torch.save(content, path)
-    with pytest.raises(UserError, match=f"resume={path} "):
-        read_checkpoint(path, "resume")
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("some text\n")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")  # of another Lightning project
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.ckpt")
+    for name in ("missing", "text", "weights", "other", "list", "module"):
+        path = tmp_path / f"{name}.ckpt"
+        with pytest.raises(UserError, match=f"resume={path} "):
+            read_checkpoint(path, "resume")
 
 
 def test_init_from_copies_what_fits_and_names_the_rest(checkpoint: Path) -> None:
     source = torch.load(checkpoint)["state_dict"]
     model = runs.make_classifier(num_classes=4, weight_seed=3)
     account, target = checkpoints.init_from(model, checkpoint).splitlines(), model.state_dict()
-    network, head = (
-        {name for name in target if name.startswith("network.")},
-        {"network.head.1.weight", "network.head.1.bias"},
-    )
+    network = {name for name in target if name.startswith("network.")}
     copied = {name for name in network if torch.equal(target[name], source[name])}
+    head = {"network.head.1.weight", "network.head.1.bias"}
     assert copied == network - head
     assert f"{len(copied)} of {len(copied) + 2} tensors" in account[0]
     assert [name in account[1] for name in head] == [True, True]
@@ -244,4 +232,3 @@ def test_the_best_are_remembered_when_the_run_is_moved_and_resumed(tmp_path: Pat
     moved = run.rename(tmp_path / "moved")
     fit(moved, best(moved, save_top_k=2), scores, max_epochs=4)
     assert kept(moved) == {"best": 6, "best_step000006": 6, "best_step000012": 12}
-    assert not run.exists()
