@@ -27,7 +27,7 @@ CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "c
 STARTS = "starts.jsonl"  # a line for each start of a run: when, with what, where
 DEBUG = "debug"  # the folder of runs with debug=...
 DIFF_LIMIT = 1 << 20  # bytes kept of the changes to the code
-SHARDED = "sharded"  # the trainer.strategy that training/sharding.py adds
+SHARDED = "sharded"  # the trainer.strategy that training/trainer.py adds
 # What may change when a run is resumed: where and for how long it trains, where its data lies, what it shows. The last
 # pattern that fits counts, and ! takes back: the length of an epoch, the scores of the best, and in memory the order
 # of the optimiser's state have to be those of the checkpoint.

@@ -42,42 +42,33 @@ def test_throughput_leaves_validation_out(interval: float, tmp_path: Path, monke
     assert [row["train/data_wait"] for row in rows(tmp_path)] == ["0.75", "0.75"]
 
 
-def pictures(run_dir: Path, tag: str) -> list[tuple[int, Image.Image]]:
-    events = EventAccumulator(str(run_dir), size_guidance={"images": 0}).Reload()
-    shown = events.Images(tag) if tag in events.Tags()["images"] else []
-    return [(event.step, Image.open(io.BytesIO(event.encoded_image_string))) for event in shown]
-
-
 def test_pictures_in_tensorboard(tmp_path: Path) -> None:
     """The first batch once, and the confusion matrix of each validation but for the sanity check."""
     shows, logger = [FirstBatch(count=2), ConfusionMatrix()], RunTensorBoardLogger(str(tmp_path))
     trainer = runs.trainer(tmp_path, shows, max_epochs=2, logger=logger, num_sanity_val_steps=1)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
-    [(step, picture)] = pictures(tmp_path, "images/first_batch")
-    assert (step, picture.height) == (0, 180)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    [shown] = events.Images("images/first_batch")
+    picture = Image.open(io.BytesIO(shown.encoded_image_string))
+    assert (shown.step, picture.height) == (0, 180)
     assert len(picture.convert("L").getcolors() or []) > 20  # more than an empty sheet
-    assert [step for step, _ in pictures(tmp_path, "images/confusion_matrix")] == [3, 6]
-
-
-class Counted(RunProgressBar):
-    """Counts how often the bar asks for metrics."""
-
-    def __init__(self, screen: io.StringIO) -> None:
-        super().__init__(console_kwargs={"force_terminal": True, "file": screen, "width": 80})
-        self.times = 0
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        self.times += 1
-        return super().get_metrics(trainer, pl_module)
+    assert [event.step for event in events.Images("images/confusion_matrix")] == [3, 6]
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_bar_is_updated_as_often_as_it_is_drawn(goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, screen = Clock(monkeypatch), io.StringIO()
-    bar = Counted(screen)
+    bar = RunProgressBar(refresh_rate=5, console_kwargs={"force_terminal": True, "file": screen, "width": 80})
+    get_metrics, fetched = bar.get_metrics, []
+
+    def counted(*given: Any) -> dict[str, Any]:
+        fetched.append(get_metrics(*given))
+        return fetched[-1]
+
+    monkeypatch.setattr(bar, "get_metrics", counted)
     trainer = runs.trainer(tmp_path, [clock, bar] if goes_on else [bar], max_epochs=2, enable_progress_bar=True)
     trainer.fit(runs.make_classifier(), runs.loader(count=80), runs.loader(count=4))
-    assert bar.times >= 40 if goes_on else bar.times < 20
+    assert len(fetched) >= 40 if goes_on else len(fetched) < 20
     assert bar.train_progress_bar.completed == 20  # the last step of an epoch is always shown
     shown = screen.getvalue()
     assert ["Epoch 1/2" in shown, "Epoch 2/2" in shown, "Epoch 0" in shown] == [True, True, False]

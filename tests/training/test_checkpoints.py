@@ -1,10 +1,7 @@
 import json
-import os
-import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,8 @@ import yaml
 from classifier.data import ImageFolderDataModule
 from classifier.errors import UserError
 from classifier.runs import read_starts
-from classifier.training.checkpoints import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    RunRecord,
-    init_from,
-    open_model,
-    read_checkpoint,
-    require_same_model,
-)
+from classifier.training import checkpoints
+from classifier.training.checkpoints import BestCheckpoint, open_model, read_checkpoint
 from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
@@ -47,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     datamodule = ImageFolderDataModule(folder, image_size=8, channels=1, num_workers=0)
     datamodule.setup()
     best = BestCheckpoint(dirpath=run_dir / "checkpoints", monitor="val/loss", mode="min")
-    record = RunRecord({**CONFIG, "run_dir": str(run_dir)}, datamodule, ["seed=0"])
+    record = checkpoints.RunRecord({**CONFIG, "run_dir": str(run_dir)}, datamodule, ["seed=0"])
     fit(run_dir, best, record, max_epochs=2)
     return run_dir
 
@@ -100,12 +90,12 @@ def test_checkpoint_opens_in_a_fresh_process_without_further_arguments(run: Path
     assert not torch.equal(expected, runs.make_classifier(weight_seed=5).eval()(torch.zeros(2, 1, 8, 8).byte()))
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, -1])
+@pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.9, 0.9999])
 def test_cut_off_checkpoint_is_refused(kept: float, checkpoint: Path) -> None:
     whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(UserError, match=r"ckpt_path=.*some\.ckpt is cut off, or no checkpoint"):
-        read_checkpoint(checkpoint)
+    checkpoint.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError, match=f"ckpt_path={checkpoint} "):
+        open_model(checkpoint)
 
 
 class Trap:
@@ -118,127 +108,81 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_code_in_a_checkpoint_is_not_run(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
-    if kind == "pickle":
-        checkpoint.write_bytes(pickle.dumps({"state_dict": Trap(sprung)}))
-    else:
-        change(checkpoint, state_dict=Trap(sprung))
-    with pytest.raises(UserError, match=r"some\.ckpt is (refused|cut off, or no checkpoint)"):
+    change(checkpoint, state_dict=Trap(sprung))
+    with pytest.raises(UserError, match=f"ckpt_path={checkpoint} "):
         open_model(checkpoint)
     assert not sprung.exists()
-    torch.load(checkpoint, weights_only=False) if kind == "torch" else pickle.loads(checkpoint.read_bytes())
+    torch.load(checkpoint, weights_only=False)
     assert sprung.exists()  # the trap works
 
 
-def test_code_in_the_hyper_parameters_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    hparams = torch.load(checkpoint)["hyper_parameters"]
-    trap = {"_target_": "os.system", "command": f"touch {sprung}"}
-    change(checkpoint, hyper_parameters={**hparams, "model": {**runs.CNN, "widths": trap}})
-    with pytest.raises(UserError, match=r"some\.ckpt"):
-        open_model(checkpoint)
+def test_another_network_in_a_checkpoint_is_not_built(checkpoint: Path, tmp_path: Path) -> None:
+    hparams, sprung = torch.load(checkpoint)["hyper_parameters"], tmp_path / "sprung"
+    for widths in ([5, 6], {"_target_": "os.system", "command": f"touch {sprung}"}):
+        change(checkpoint, hyper_parameters={**hparams, "model": {**runs.CNN, "widths": widths}})
+        with pytest.raises(UserError, match=f"ckpt_path={checkpoint} "):
+            open_model(checkpoint)
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "does not exist"),
-        (b"some text\n", "no checkpoint"),
-        ({"weight": torch.zeros(2)}, "not written by src/train.py"),
-        ({"state_dict": {}, "hyper_parameters": {}}, "not written by src/train.py"),  # of other Lightning projects
-        ([1, 2, 3], "not written by src/train.py"),
-        (torch.nn.Linear(2, 2), "refused"),
-    ],
-    ids=["missing", "text", "weights", "lightning", "list", "module"],
-)
-def test_what_is_no_checkpoint_is_refused(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "some.ckpt"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
-    with pytest.raises(UserError) as refusal:
-        read_checkpoint(path, "resume")
-    assert str(refusal.value).startswith(f"resume={path}")
-    assert message in str(refusal.value)
-
-
-def test_weights_of_another_shape_are_refused(checkpoint: Path) -> None:
-    hparams = torch.load(checkpoint)["hyper_parameters"]
-    change(checkpoint, hyper_parameters={**hparams, "model": {**runs.CNN, "widths": [5, 6]}})
-    with pytest.raises(UserError, match=r"some\.ckpt holds another kind of model"):
-        open_model(checkpoint)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("some text\n")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")  # of another Lightning project
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.ckpt")
+    for name in ("missing", "text", "weights", "other", "list", "module"):
+        path = tmp_path / f"{name}.ckpt"
+        with pytest.raises(UserError, match=f"resume={path} "):
+            read_checkpoint(path, "resume")
 
 
 def test_init_from_copies_what_fits_and_names_the_rest(checkpoint: Path) -> None:
     source = torch.load(checkpoint)["state_dict"]
     model = runs.make_classifier(num_classes=4, weight_seed=3)
-    account = init_from(model, checkpoint)
-    target = {name: value for name, value in model.state_dict().items() if name.startswith("network.")}
+    account, target = checkpoints.init_from(model, checkpoint).splitlines(), model.state_dict()
+    network = {name for name in target if name.startswith("network.")}
+    copied = {name for name in network if torch.equal(target[name], source[name])}
     head = {"network.head.1.weight", "network.head.1.bias"}
-    assert {name for name in target if not torch.equal(target[name], source[name])} == head
-    assert f"{len(target) - 2} of {len(target)} tensors" in account
-    assert "network.head.1.weight (3, 32) -> (4, 32)" in account
-    assert len(account.splitlines()) == 2
-    deeper = init_from(runs.make_classifier(model={**runs.CNN, "hidden": [16]}), checkpoint).splitlines()
-    assert "network.head.3.weight" in deeper[1]
-    shallow = init_from(runs.make_classifier(model={**runs.CNN, "widths": [4]}), checkpoint).splitlines()
-    assert "network.features.1." in shallow[-1]
-    assert "and 1 more" in shallow[-1]  # a convolution and five tensors of its BatchNorm; five are named
-
-
-def test_init_from_refuses_another_kind_of_network(checkpoint: Path) -> None:
+    assert copied == network - head
+    assert f"{len(copied)} of {len(copied) + 2} tensors" in account[0]
+    assert [name in account[1] for name in head] == [True, True]
+    shallow = checkpoints.init_from(runs.make_classifier(model={**runs.CNN, "widths": [4]}), checkpoint)
+    assert "network.features.1." in shallow.splitlines()[-1]
     resnet = {"_target_": "classifier.models.timm_model", "name": "resnet18", "pretrained": False}
     with pytest.raises(UserError, match=f"init_from={checkpoint} "):
-        init_from(runs.make_classifier(model=resnet), checkpoint)
+        checkpoints.init_from(runs.make_classifier(model=resnet), checkpoint)
 
 
 def test_another_model_is_not_resumed(checkpoint: Path) -> None:
     stored = read_checkpoint(checkpoint)
-    require_same_model(stored, runs.make_classifier(), checkpoint)
+    checkpoints.require_same_model(stored, runs.make_classifier(), checkpoint)
     for settings, named in (({"num_classes": 4}, "class 3"), ({"model": {**runs.CNN, "widths": [4, 9]}}, "network.")):
         with pytest.raises(UserError, match=named) as refusal:
-            require_same_model(stored, runs.make_classifier(**settings), checkpoint)
+            checkpoints.require_same_model(stored, runs.make_classifier(**settings), checkpoint)
         assert f"init_from={checkpoint}" in str(refusal.value)
 
 
-def files(folder: Path) -> dict[str, Any]:
-    return {str(path.relative_to(folder)): torch.load(path) for path in folder.rglob("*") if path.is_file()}
-
-
-SMALL = {"number": 1}
-LARGE = {"weight": torch.zeros(1 << 20)}  # 4 MiB
-
-
-@pytest.fixture
-def limited(tmp_path: Path) -> Iterator[Path]:
-    """A folder where no file can grow above 64 KiB, as with a quota."""
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Where no file can grow above 64 KiB, as with a quota; and where its folder cannot be made."""
     resource = pytest.importorskip("resource", reason="this system has no resource limits")
+    path, writer = tmp_path / "checkpoints" / "last.ckpt", checkpoints.AtomicCheckpointIO()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    yield tmp_path
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_checkpoint_is_written_whole_or_not_at_all(limited: Path) -> None:
-    path = limited / "checkpoints" / "last.ckpt"
-    for before in ({}, {"checkpoints/last.ckpt": SMALL}):
-        with pytest.raises(UserError, match=str(path)) as refusal:
-            AtomicCheckpointIO().save_checkpoint(LARGE, path)
-        assert f"resume={limited}" in str(refusal.value)
-        assert files(limited) == before
-        AtomicCheckpointIO().save_checkpoint({"number": 0}, path)
-        AtomicCheckpointIO().save_checkpoint(SMALL, path)
-        assert files(limited) == {"checkpoints/last.ckpt": SMALL}
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file in the way\n")
-    with pytest.raises(UserError, match=str(tmp_path / "checkpoints")):
-        AtomicCheckpointIO().save_checkpoint(SMALL, tmp_path / "checkpoints" / "last.ckpt")
+    try:
+        for before in ([], [path]):
+            with pytest.raises(UserError, match=str(path)) as refusal:
+                writer.save_checkpoint({"weight": torch.zeros(1 << 20)}, path)  # 4 MiB
+            assert f"resume={tmp_path}" in str(refusal.value)
+            assert list(path.parent.iterdir()) == before
+            writer.save_checkpoint({"number": 1}, path)
+            assert torch.load(path) == {"number": 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(UserError, match=str(path / "below")):
+        writer.save_checkpoint({"number": 1}, path / "below" / "last.ckpt")
 
 
 class Scores(pl.Callback):
@@ -278,15 +222,6 @@ def test_the_best(arguments: dict[str, Any], steps: list[int], expected: int | N
     assert kept(tmp_path) == alone | {f"best_step{step:06d}": step for step in steps}
 
 
-def test_the_best_of_several_where_links_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*arguments: Any) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "link", no_links)
-    fit(tmp_path, best(tmp_path, save_top_k=2), Scores(0.5, 0.1, 0.9), max_epochs=3)
-    assert kept(tmp_path)["best"] == 9
-
-
 def test_the_best_are_remembered_when_the_run_is_moved_and_resumed(tmp_path: Path) -> None:
     """Also where the run was killed between the best and the last checkpoint of an epoch."""
     run, scores = tmp_path / "run", Scores(0.5, 0.7, 0.1, 0.6)
@@ -297,11 +232,3 @@ def test_the_best_are_remembered_when_the_run_is_moved_and_resumed(tmp_path: Pat
     moved = run.rename(tmp_path / "moved")
     fit(moved, best(moved, save_top_k=2), scores, max_epochs=4)
     assert kept(moved) == {"best": 6, "best_step000006": 6, "best_step000012": 12}
-    assert not run.exists()
-
-
-@pytest.mark.parametrize("wrong", ["save_top_k=0", "from_epoch=0"])
-def test_a_wrong_number_of_the_best_is_refused(wrong: str, tmp_path: Path) -> None:
-    key, _, value = wrong.partition("=")
-    with pytest.raises(UserError, match=f"callbacks.best.{wrong} "):
-        best(tmp_path, **{key: int(value)})

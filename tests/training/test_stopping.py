@@ -12,8 +12,7 @@ import torch
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from classifier.errors import UserError
-from classifier.training.module import Batch
-from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm
+from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm, validation_follows
 from tests.training import runs
 
 DATA_SETTINGS: dict[str, Any] = {"image_size": 8, "channels": 1, "num_workers": 0, "batch_size": 8,
@@ -26,6 +25,9 @@ RHYTHMS: dict[str, dict[str, Any]] = {
     "validated within": {"val_check_interval": 3},
     "both": {"accumulate_grad_batches": 2, "val_check_interval": 3},
 }
+MOMENTS = {"on_train_batch_start": (1, 8), "on_before_zero_grad": (3,), "on_train_batch_end": (3, 6),
+           "on_validation_start": (1,), "on_validation_batch_end": (2,), "on_validation_end": (2,),
+           "on_train_epoch_end": (2, 3)}  # fmt: skip
 
 
 class At(pl.Callback):
@@ -46,15 +48,13 @@ def sigterm() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def error() -> None:
-    raise ZeroDivisionError
-
-
 @pytest.fixture(autouse=True)
-def handler() -> Iterator[None]:
-    """As the verb `train` runs."""
+def handlers() -> Iterator[None]:
+    """As the verb `train` runs; and each test leaves the handlers as they were."""
     with ending_on_sigterm():
+        before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
         yield
+        assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def fit(run_dir: Path, data: Path | ClassificationDataModule, *more: pl.Callback, **settings: Any) -> pl.Trainer:
@@ -93,21 +93,7 @@ def whole(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest
     return request.param, run_dir
 
 
-@pytest.mark.parametrize(
-    ("hook", "number"),
-    [
-        ("on_train_batch_start", 1),
-        ("on_train_batch_start", 8),
-        ("on_before_zero_grad", 3),
-        ("on_train_batch_end", 3),
-        ("on_train_batch_end", 6),
-        ("on_validation_start", 1),
-        ("on_validation_batch_end", 2),
-        ("on_validation_end", 2),
-        ("on_train_epoch_end", 2),
-        ("on_train_epoch_end", 3),
-    ],
-)
+@pytest.mark.parametrize(("hook", "number"), [(hook, number) for hook, found in MOMENTS.items() for number in found])
 def test_sigterm_at_any_moment(hook: str, number: int, whole: tuple[str, Path], folder: Path, tmp_path: Path) -> None:
     rhythm, uninterrupted = whole
     with pytest.raises(SystemExit) as stop:
@@ -160,58 +146,6 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_handlers_are_put_back(folder: Path, tmp_path: Path) -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(SystemExit):
-        fit(tmp_path, folder, At("on_train_batch_end", 2, sigterm))
-    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
-    fit(tmp_path, folder)
-    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-class BrokenData(ImageFolderDataModule):
-    """The disk goes away while the n-th training batch is read."""
-
-    def __init__(self, folder: Path, at: int) -> None:
-        super().__init__(folder, **DATA_SETTINGS)
-        self.at = at
-
-    def train_dataloader(self) -> Any:
-        made = super().train_dataloader()
-        collate, calls = made.collate_fn, iter(range(1, 100))
-
-        def failing(items: list[Any]) -> Batch:
-            if next(calls) == self.at:
-                raise OSError("gone")
-            batch: Batch = collate(items)
-            return batch
-
-        made.collate_fn = failing
-        return made
-
-
-@pytest.mark.parametrize(
-    ("at", "steps"), [(3, {"plain": 2, "both": 1, "validated within": 2}), (4, {}), (9, {"plain": 8, "accumulated": 2})]
-)
-def test_an_error_between_two_steps_loses_none(
-    at: int, steps: dict[str, int], whole: tuple[str, Path], folder: Path, tmp_path: Path
-) -> None:
-    rhythm, uninterrupted = whole
-    with pytest.raises(OSError, match="gone"):
-        fit(tmp_path, BrokenData(folder, at), **RHYTHMS[rhythm])
-    if rhythm in steps:
-        assert state(tmp_path)["global_step"] == steps[rhythm]
-    fit(tmp_path, folder, **RHYTHMS[rhythm])
-    assert_same(tmp_path, uninterrupted)
-
-
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_zero_grad", "on_validation_batch_end"])
-def test_an_error_within_a_step_leaves_the_checkpoint_before(hook: str, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        fit(tmp_path, folder, At(hook, 5 if "validation" in hook else 9, error))
-    assert state(tmp_path)["global_step"] == STEPS
-
-
 @pytest.mark.parametrize(
     ("when", "settings", "expected"),
     [
@@ -221,25 +155,49 @@ def test_an_error_within_a_step_leaves_the_checkpoint_before(hook: str, folder: 
         ({"every_n_minutes": 60}, {}, [6, 12]),
         ({"every_n_train_steps": 1}, {"accumulate_grad_batches": 4}, [1, 2, 3, 4]),
         ({"every_n_train_steps": 5}, {"val_check_interval": 3}, [3, 5, 6, 9, 10, 12]),
-        ({"filename": "at_{step}"}, {}, [6, 12]),
     ],
 )
-def test_when_the_last_is_written(
-    when: dict[str, Any], settings: dict[str, Any], expected: list[int], folder: Path, tmp_path: Path
-) -> None:
+def test_when_the_last_is_written(when: Any, settings: Any, expected: list[int], folder: Path, tmp_path: Path) -> None:
     saved = At("on_save_checkpoint")
     fit(tmp_path, folder, LastCheckpoint(dirpath=tmp_path / "checkpoints", **when), saved, max_epochs=2, **settings)
     assert [step for _, step in saved.seen] == expected
-    names = {"at_6.ckpt", "at_12.ckpt"} if "filename" in when else {"last.ckpt"}
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == names
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("wrong", ["every_n_train_steps=0", "every_n_minutes=0", "every_n_minutes=five"])
-def test_wrong_rhythm_is_refused(wrong: str, tmp_path: Path) -> None:
-    key, _, value = wrong.partition("=")
-    number = int(value) if value.isdigit() else value
-    with pytest.raises(UserError, match=f"callbacks.last.{wrong} "):
-        LastCheckpoint(dirpath=tmp_path, **{key: number})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("key", "value"), [("every_n_train_steps", 0), ("every_n_minutes", "five")])
+def test_wrong_rhythm_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"callbacks.last.{key}={value} "):
+        LastCheckpoint(dirpath=tmp_path, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "validations"),
+    [
+        ({}, 2),
+        ({"val_check_interval": 2}, 4),
+        ({"check_val_every_n_epoch": 2}, 1),
+        ({"check_val_every_n_epoch": None, "val_check_interval": 3}, 3),
+        ({"limit_val_batches": 0}, 0),
+        ({"accumulate_grad_batches": 4, "val_check_interval": 1}, 10),
+    ],
+)
+def test_a_validation_is_foretold(settings: dict[str, Any], validations: int, tmp_path: Path) -> None:
+    """It asks Lightning by private names: this fails when their meaning changes."""
+    foretold: list[bool] = []
+    followed: list[bool] = []
+
+    def ask(trainer: pl.Trainer, *_: Any) -> None:
+        foretold.append(validation_follows(trainer))
+        followed.append(False)
+
+    def note(*_: Any) -> None:
+        followed[-1] = True
+
+    notes = pl.callbacks.LambdaCallback(on_train_batch_end=ask, on_validation_start=note)
+    trainer = runs.trainer(tmp_path, [notes], max_epochs=2, **settings)
+    trainer.fit(runs.make_classifier(), runs.loader(count=20), runs.loader())
+    assert foretold == followed
+    assert sum(followed) == validations
 
 
 class Score(pl.Callback):
@@ -261,11 +219,9 @@ def test_early_stopping_is_final_unless_there_is_more_patience(
         stopping = RunEarlyStopping(monitor="score", mode="max", patience=patience)
         return fit(tmp_path, folder, Score(broken_from), stopping, max_epochs=8).global_step
 
-    assert steps(patience=2) == epochs * STEPS
-    assert steps(patience=2) == epochs * STEPS
     longer = 5 if broken_from == 100 else epochs  # no patience mends what is no number
-    assert steps(patience=4) == longer * STEPS
-    assert steps(patience=4) == longer * STEPS
+    done = [steps(patience) // STEPS for patience in (2, 2, 4, 4)]
+    assert done == [epochs, epochs, longer, longer]
 
 
 def test_early_stopping_without_a_validation_waits(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-READABLE_CLASSES = 30  # above that, names and numbers in a confusion matrix only smear
-
 
 def image_grid(images: torch.Tensor, titles: Sequence[str], columns: int = 8) -> Figure:
     """Images uint8 (N, C, H, W) with a title each."""
@@ -16,8 +14,7 @@ def image_grid(images: torch.Tensor, titles: Sequence[str], columns: int = 8) ->
     figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
     for number, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
-        pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
-        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(title if len(title) <= 18 else title[:17] + "…", fontsize=8, parse_math=False)
         axes.axis("off")
     return figure
@@ -26,13 +23,12 @@ def image_grid(images: torch.Tensor, titles: Sequence[str], columns: int = 8) ->
 def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
     """Confusion matrix int64 (K, K), true class by predicted class, coloured by the share of each true class."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    readable = len(classes) <= READABLE_CLASSES
+    readable = len(classes) <= 30  # above that, names and numbers only smear
     side = 3 + 0.45 * len(classes) if readable else 12
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     if readable:
         axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
         axes.set_yticks(range(len(classes)), classes, parse_math=False)
@@ -42,21 +38,17 @@ def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def rate_figure(
-    rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, suggested: float | None
-) -> Figure:
-    """Loss by learning rate, as it was and smoothed, with the rate that is suggested."""
+def rate_figure(rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, best: float | None) -> Figure:
+    """Loss by learning rate, as it was and smoothed, with the rate that is suggested as the best."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(rates, losses, color="tab:blue", alpha=0.3, label="loss of the step")
     axes.plot(rates, smoothed, color="tab:blue", label="smoothed")
-    if suggested is not None:
-        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"falls fastest: {suggested:.2g}")
+    if best is not None:
+        axes.axvline(best, color="tab:red", linestyle="--", label=f"falls fastest: {best:.2g}")
     low, start = min(losses), smoothed[0]
     fall = (start - low) or 1.0
     axes.set_ylim(low - 0.1 * fall, start + 0.5 * fall)  # the rest is where it diverges
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.legend()
     return figure

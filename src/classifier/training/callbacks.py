@@ -5,11 +5,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier.evaluation.figures import confusion_figure, image_grid
-from classifier.training.lightning_private import ProgressBarFromOne
-from classifier.training.module import Batch, ImageClassifier
+from classifier.training.module import Batch
 
 
 def _show(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
@@ -28,11 +28,8 @@ class FirstBatch(pl.Callback):
     def __init__(self, count: int = 32) -> None:
         self.count = count
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
-            assert isinstance(pl_module, ImageClassifier)
             titles = [pl_module.classes[label] for label in batch["label"][: self.count].tolist()]
             _show(trainer, "images/first_batch", image_grid(batch["image"][: self.count].cpu(), titles))
 
@@ -40,8 +37,7 @@ class FirstBatch(pl.Callback):
 class ConfusionMatrix(pl.Callback):
     """Shows the confusion matrix of each validation in TensorBoard."""
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, ImageClassifier)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.confusion is not None and trainer.is_global_zero and not trainer.sanity_checking:
             figure = confusion_figure(pl_module.confusion.cpu(), pl_module.classes)
             _show(trainer, "images/confusion_matrix", figure)
@@ -52,34 +48,23 @@ class Throughput(pl.Callback):
     `train/data_wait`, the share of the time that this process waited for the next batch to come to the device.
     """
 
-    def __init__(self) -> None:
-        self.images = 0
-        self.seconds = 0.0
-        self.waited = 0.0
-        self.last = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         self.images, self.seconds, self.waited, self.last = 0, 0.0, 0.0, time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        if self.last:  # not in an epoch that is resumed, which has no start
-            self.waited += time.monotonic() - self.last
+    on_train_epoch_start = on_train_start  # an epoch that is resumed has none
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waited += time.monotonic() - self.last
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.monotonic()
-        if self.last:
-            self.images += len(batch["label"])
-            self.seconds += now - self.last
-        self.last = now
+        self.images += len(batch["label"])
+        self.seconds, self.last = self.seconds + now - self.last, now
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         self.last = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.seconds > 0:
             # not `pl_module.log`: what is logged there is kept in checkpoints, and should not depend on the clock
             rate = {
@@ -90,22 +75,13 @@ class Throughput(pl.Callback):
                 logger.log_metrics({**rate, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
-class RunProgressBar(ProgressBarFromOne):
-    """Lightning's RichProgressBar, updated no more often than it is drawn.
+class RunProgressBar(RichProgressBar):
+    """Lightning's RichProgressBar with the loss of the last logged step, updated no more often than it is drawn.
 
-    (Lightning's own fetches every metric from the device at each step.)
-
-    Args:
-        refresh_rate: Times a second.
-        leave: Keep the bar of each epoch on the screen.
-        console_kwargs: Arguments of rich's Console.
+    (Lightning's own fetches every metric from the device at each step, and counts epochs from 0.)
     """
 
-    def __init__(
-        self, refresh_rate: int = 5, leave: bool = False, console_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=leave, console_kwargs=console_kwargs)
-        self.due = 0.0
+    due = 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,7 +91,9 @@ class RunProgressBar(ProgressBarFromOne):
             self.due = now + 1 / self.refresh_rate
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def _get_train_description(self, current_epoch: int) -> str:  # there is no public name for it
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The loss of the last logged step, under a short name; the results of an epoch have a line of their own."""
         metrics = super().get_metrics(trainer, pl_module)
         return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}

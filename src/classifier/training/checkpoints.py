@@ -1,13 +1,7 @@
 """Checkpoints: opening them, writing them whole, what a run records in them, and which are kept as the best."""
 
 import os
-import pickle
-import shutil
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from classifier.data import ClassificationDataModule
 from classifier.data.samples import fingerprint
 from classifier.data.split import write_split
-from classifier.errors import UserError, require_whole
+from classifier.errors import UserError
 from classifier.files import replacing, whole_file
 from classifier.runs import record_start, versions
 from classifier.training.module import ImageClassifier
@@ -40,17 +34,12 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of files that are refused anyway
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UserError(f"{key}={path} cannot be read: {error}") from error
-    except Exception as error:  # torch raises many kinds on files that are cut off or hold something else
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
-            reason = "is refused: it holds more than tensors and plain values, and opening it could run code"
-        else:
-            reason = "is cut off, or no checkpoint: name one that src/train.py wrote"
-        raise UserError(f"{key}={path} {reason}") from error
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise UserError(
+            f"{key}={path} cannot be read, is cut off, or holds more than tensors and plain values, which could run "
+            "code: name a checkpoint that src/train.py wrote"
+        ) from error
     if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
         raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
     return checkpoint
@@ -66,9 +55,8 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     try:
         model = ImageClassifier.from_checkpoint(checkpoint)
     except (TypeError, KeyError, RuntimeError, UserError) as error:
-        raise UserError(
-            f"ckpt_path={path} holds another kind of model than this version builds ({str(error).splitlines()[0]})"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"ckpt_path={path} holds another kind of model than this version builds ({reason})") from error
     return model.eval(), checkpoint
 
 
@@ -78,18 +66,14 @@ def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, pa
     Raises:
         UserError: With what differs.
     """
-    remedy = f"or use init_from={path} for a new run"
-    stored, built = checkpoint["hyper_parameters"]["classes"], model.classes
-    if tuple(stored) != built:
-        new = [name for name in built if name not in stored]
-        missing = [name for name in stored if name not in built]
+    classes = tuple(checkpoint["hyper_parameters"]["classes"])
+    stored, built = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
+    different = sorted({*classes} ^ {*model.classes}) or [k for k in stored | built if stored.get(k) != built.get(k)]
+    if different or classes != model.classes:
         raise UserError(
-            f"the data has other classes than {path} (new: {new}; missing: {missing}): restore the data, {remedy}"
+            f"{path} has other classes, in another order, or another network ({different[:5]}): restore the data and "
+            f"the code, or use init_from={path} for a new run"
         )
-    shapes, own = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
-    different = [name for name in shapes | own if shapes.get(name) != own.get(name)]
-    if different:
-        raise UserError(f"{path} holds another network, {different[0]} first, than this code: restore it, {remedy}")
 
 
 def init_from(model: pl.LightningModule, path: Path) -> str:
@@ -108,17 +92,11 @@ def init_from(model: pl.LightningModule, path: Path) -> str:
         raise UserError(f"init_from={path} fits none of the network's weights: is it another kind of model?")
     model.load_state_dict(matched, strict=False)
     lines = [f"init_from={path}: {len(matched)} of {len(target)} tensors matched"]
-    for title, names in {
-        "not copied, as the shapes differ": [
-            f"{name} {tuple(source[name].shape)} -> {tuple(target[name].shape)}"
-            for name in source
-            if name in target and name not in matched
-        ],
-        "not in the file": [name for name in target if name not in source],
-        "left unused": [name for name in source if name not in target],
-    }.items():
-        if names:
-            lines.append(f"  {title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
+    for title, names in (
+        ("not in the file, or of another shape", [name for name in target if name not in matched]),
+        ("left unused", [name for name in source if name not in target]),
+    ):
+        lines += [f"  {title}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"] if names else []
     return "\n".join(lines)
 
 
@@ -141,10 +119,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"cannot write the checkpoint {target} ({error}); {kept}. "
                 f"Make room, then continue with resume={target.parent.parent}"
             ) from error
-        with suppress(OSError):  # so that the rename survives a power cut, where the system can do that for a folder
-            handle = os.open(target.parent, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
 
 
 class RunRecord(pl.Callback):
@@ -158,11 +132,9 @@ class RunRecord(pl.Callback):
     """
 
     def __init__(
-        self, config: Mapping[str, Any], datamodule: ClassificationDataModule, overrides: Sequence[str] = ()
+        self, config: Mapping[str, Any], datamodule: ClassificationDataModule, overrides: Sequence[str]
     ) -> None:
-        self.config = dict(config)
-        self.overrides = list(overrides)
-        self.datamodule = datamodule
+        self.config, self.datamodule, self.overrides = dict(config), datamodule, list(overrides)
         self.record = {
             "config": self.config,
             "data_root": str(datamodule.root.resolve()),
@@ -170,7 +142,7 @@ class RunRecord(pl.Callback):
             "versions": versions(),
         }
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write the files, now that nothing of the input was refused: a directory with config.yaml is a run."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -196,7 +168,7 @@ class RunRecord(pl.Callback):
 class BestCheckpoint(ModelCheckpoint):
     """The checkpoints that are best by `monitor`: best.ckpt and, with `save_top_k` above 1, best_step000120.ckpt, ...
 
-    best.ckpt is then another name of the best of these. Once there was one, there is no moment without it. (Lightning's
+    best.ckpt is then the best of these once more. Once there was one, there is no moment without it. (Lightning's
     ModelCheckpoint forgets its best when the run directory is moved.)
 
     Args:
@@ -204,17 +176,11 @@ class BestCheckpoint(ModelCheckpoint):
         mode: `max` or `min`.
         save_top_k: How many; -1 for one of each epoch.
         from_epoch: The first epoch, counted from 1, at whose end one is kept.
-
-    Raises:
-        UserError: A number is out of its range.
     """
 
     def __init__(
         self, *, dirpath: str | Path, monitor: str, mode: str, save_top_k: int = 1, from_epoch: int = 1
     ) -> None:
-        if save_top_k != -1:
-            require_whole("callbacks.best.save_top_k", save_top_k, 1, otherwise=", or -1 for all")
-        require_whole("callbacks.best.from_epoch", from_epoch, 1)
         super().__init__(
             dirpath=dirpath,
             filename="best" if save_top_k == 1 else "best_step{step:06d}",
@@ -225,11 +191,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=monitor.startswith("train/") or None,  # None: where validation ends, if any
         )
-        self.from_epoch = from_epoch
-
-    @cached_property
-    def state_key(self) -> str:  # Lightning asks for it at each of the six hooks of a step
-        return f"BestCheckpoint {self.filename} {self.monitor} {self.mode}"
+        self.first_epoch = from_epoch - 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._keep(super().on_validation_end, trainer, pl_module)
@@ -239,14 +201,10 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _keep(self, save_if_better: Callable[..., None], trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         before = self.best_model_path
-        if trainer.current_epoch + 1 >= self.from_epoch:
+        if trainer.current_epoch >= self.first_epoch:
             save_if_better(trainer, pl_module)
-        if self.save_top_k != 1 and self.best_model_path != before and trainer.is_global_zero:
-            with replacing(Path(str(self.dirpath), "best.ckpt")) as scratch:
-                try:
-                    os.link(self.best_model_path, scratch)
-                except OSError:  # a file system without links
-                    shutil.copyfile(self.best_model_path, scratch)
+        if self.save_top_k != 1 and self.best_model_path != before:
+            trainer.save_checkpoint(Path(str(self.dirpath), "best.ckpt"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:

@@ -1,6 +1,6 @@
 """What a run logs of each epoch: TensorBoard's curves, metrics.csv, and a line on the terminal."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +56,23 @@ class EpochCSVLogger(EpochLogger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.rows: dict[int, dict[Hashable, str]] | None = None
+        known = pd.read_csv(self.path, dtype=str, keep_default_na=False) if self.path.exists() else pd.DataFrame()
+        self.rows: dict[int, dict[Any, str]] = {int(row["epoch"]): row for row in known.to_dict("records")}
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        within_epoch = "epoch" not in metrics or any(name.endswith("_step") for name in metrics)
-        if within_epoch or any(name.startswith("test/") for name in metrics):
+        if "epoch" not in metrics or any(name.endswith("_step") or name.startswith("test/") for name in metrics):
             return  # a test is of the best epoch, not of the last: metrics.json has it
-        if self.rows is None:
-            known = pd.read_csv(self.path, dtype=str, keep_default_na=False) if self.path.exists() else pd.DataFrame()
-            self.rows = {int(row["epoch"]): row for row in known.to_dict("records")}
-        row = self.rows.setdefault(int(metrics["epoch"]), {"epoch": str(int(metrics["epoch"]))})
-        row |= {name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"}
-        row |= {} if step is None else {"step": str(step)}
+        row = self.rows.setdefault(int(metrics["epoch"]), {})
+        row |= {name: f"{value:.6g}" for name, value in metrics.items()} | {"step": str(step)}
         table = pd.DataFrame([self.rows[epoch] for epoch in sorted(self.rows)])
         names = sorted({*table} - {"epoch", "step"})
         write_csv(self.path, table.reindex(columns=["epoch", "step", *names]), "log_dir")
 
     def log_epoch(self, trainer: pl.Trainer) -> None:
         """Log the training metrics of this epoch, which Lightning itself does only after all callbacks."""
-        known = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        metrics = {name: value for name, value in known.items() if name[:6] == "train/" and name[-5:] != "_step"}
+        known = trainer.callback_metrics.items()
+        metrics = {name: value.item() for name, value in known if name[:6] == "train/" and name[-5:] != "_step"}
         self.log_metrics({**metrics, "epoch": trainer.current_epoch}, trainer.global_step - 1)  # as Lightning counts
 
 

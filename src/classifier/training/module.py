@@ -22,7 +22,6 @@ from classifier.training.mix import BatchMix
 from classifier.training.optimizers import build_optimizer, has_weight_decay
 from classifier.training.parameter_groups import parameter_groups
 from classifier.training.schedules import forget_length, run_length
-from classifier.training.sharding import shard
 from classifier.training.task import TASKS, build_loss
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
@@ -199,7 +198,7 @@ class ImageClassifier(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # trainer.strategy=sharded
-            shard(self.network, self.device_mesh["data_parallel"])
+            self.trainer.strategy.shard(self.network)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         trainer = self.trainer

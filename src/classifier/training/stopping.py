@@ -3,11 +3,9 @@
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.trainer.states import TrainerFn
 
-from classifier.errors import UserError, require_number, require_whole
-from classifier.training.lightning_private import validation_follows
+from classifier.errors import require_number
 from classifier.training.loggers import EpochCSVLogger
 
 log = logging.getLogger(__name__)
@@ -30,25 +27,28 @@ def exit_code(signum: int) -> int:
     return 128 + signum
 
 
+def _end(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(exit_code(signum))
+
+
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the program as an exception does, so that unfinished files are removed."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(exit_code(signum))
-
-    before = signal.getsignal(signal.SIGTERM)
-    _handle(leave, signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
-        _handle(before, signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _handle(handler: Any, *signums: int) -> None:
-    if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
-        for signum in signums:
-            signal.signal(signum, handler)
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether Lightning validates right after the current training batch; to be asked in `on_train_batch_end`.
+
+    (By private names, as no public one tells. It depends on val_check_interval, limits, early stopping and more.)
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 class StopSignals:
@@ -59,13 +59,13 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received = 0
-        self._since = 0.0
+        self.received, self._since = 0, 0.0
         self._group: Any = None
 
     def watch(self, trainer: pl.Trainer) -> None:
         """Replace the handlers that Lightning has set for this fit. Its teardown restores those before its own."""
-        _handle(self._note, signal.SIGTERM, signal.SIGINT)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._note)
         if trainer.world_size > 1:
             # on the CPU: a GPU then does not wait for the agreement
             self._group = torch.distributed.new_group(backend="gloo")
@@ -98,7 +98,6 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_train_steps: Optimiser steps; None for none.
         every_n_minutes: Minutes, fractions too; None for none.
-        filename: With `{step}` in it, every checkpoint is kept.
 
     Raises:
         UserError: A number is out of its range.
@@ -110,60 +109,37 @@ class LastCheckpoint(Checkpoint):
         dirpath: str | Path,
         every_n_train_steps: int | None = None,
         every_n_minutes: float | None = None,
-        filename: str = "last",
     ) -> None:
-        if every_n_train_steps is not None:
-            require_whole("callbacks.last.every_n_train_steps", every_n_train_steps, 1, otherwise=", or null")
-        if every_n_minutes is not None:
-            require_number("callbacks.last.every_n_minutes", every_n_minutes, above=0)
-        self.every_n_steps = every_n_train_steps
-        self.every_n_minutes = every_n_minutes
-        self.path = str(Path(dirpath, f"{filename}.ckpt"))
+        for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None:
+                require_number(f"callbacks.last.{name}", value, above=0)
+        self.every_n_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
+        self.path = Path(dirpath, "last.ckpt")
         self.signals = StopSignals()
-        self._sigterm_before: Any = signal.SIG_DFL
-        self._stopped_by = 0
-        self._saved_at = 0.0
-        self._step = 0
+        self._stopped_by, self._saved_at, self._step = 0, 0.0, 0
         self._stepped = False  # whether the last batch ended with a step
-        self._between_steps = False  # whether the state can be resumed from as it is
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._sigterm_before = signal.getsignal(signal.SIGTERM)
+    def on_test_start(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, _end)  # in a test there is nothing to save
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _handle(self._sigterm_before, signal.SIGTERM)  # in a test there is nothing to save
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._saved_at, self._step = time.monotonic(), trainer.global_step
         self.signals.watch(trainer)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        self._between_steps = self._stepped and not (trainer.is_last_batch or validation_follows(trainer))
-        if self._between_steps:
-            due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
-            self._save_if(trainer, due or self._time_is_up())
+        if self._stepped and not (trainer.is_last_batch or validation_follows(trainer)):
+            self._save_if(trainer, self.every_n_steps is not None and self._step % self.every_n_steps == 0)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._stepped and not (trainer.sanity_checking or trainer.is_last_batch):
-            self._save_if(trainer, self.every_n_steps is not None or self._time_is_up())
+            self._save_if(trainer, self.every_n_steps is not None)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._between_steps = False
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, EpochCSVLogger):  # Lightning logs after this, and a kill could come in between
                 logger.log_epoch(trainer)
         self._save_if(trainer, True)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where an error came between two steps, as one of reading the data does."""
-        if isinstance(exception, Exception) and self._between_steps and self._nothing_has_begun(trainer):
-            try:
-                self._save(trainer)
-            except UserError as error:  # beside the exception itself
-                log.warning("%s", error)
 
     def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """End a run that received a signal, now that Lightning has logged what belongs to the checkpoint."""
@@ -174,24 +150,12 @@ class LastCheckpoint(Checkpoint):
     on_train_epoch_start = on_train_batch_start = on_train_end = _leave
 
     def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
-        self._stopped_by, due = self.signals.agreed(due)
-        if due or self._stopped_by:
-            self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        self._saved_at = time.monotonic()
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path.format(step=trainer.global_step))
-
-    def _time_is_up(self) -> bool:
-        return self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-
-    def _nothing_has_begun(self, trainer: pl.Trainer) -> bool:
-        """Whether no batch was taken from the loader since the last step ended."""
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        position = {} if trainer.datamodule is None else trainer.datamodule.state_dict().get("train_loader", {})  # type: ignore[attr-defined]
-        taken = position.get("batches", batches.completed)
-        return trainer.world_size == 1 and batches.ready == batches.completed == taken
+        now = time.monotonic()
+        late = self.every_n_minutes is not None and now - self._saved_at >= 60 * self.every_n_minutes
+        self._stopped_by, due = self.signals.agreed(due or late)
+        if (due or self._stopped_by) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._saved_at = now
+            trainer.save_checkpoint(self.path)
 
 
 class RunEarlyStopping(EarlyStopping):
@@ -202,27 +166,18 @@ class RunEarlyStopping(EarlyStopping):
 
     def __init__(self, monitor: str, **settings: Any) -> None:
         # not strict: a run that ends before its first validation has nothing to stop for
-        super().__init__(
-            monitor, strict=False, check_on_train_epoch_end=monitor.startswith("train/") or None, **settings
-        )
+        at_train_end = monitor.startswith("train/") or None
+        super().__init__(monitor, strict=False, check_on_train_epoch_end=at_train_end, **settings)
 
-    @cached_property
-    def state_key(self) -> str:  # Lightning asks for it at each of the six hooks of a step
-        return f"RunEarlyStopping {self.monitor} {self.mode}"
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             log.info("early stopping (train on with callbacks.early_stopping=null): %s", self.stopping_reason_message)
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        state = checkpoint["callbacks"].get(self.state_key)
-        if state is None or trainer.state.fn != TrainerFn.FITTING:
-            return
-        reason = EarlyStoppingReason(state["stopping_reason"])
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        reason = EarlyStoppingReason(state.get("stopping_reason", EarlyStoppingReason.NOT_STOPPED))
         patient = reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and state["wait_count"] < self.patience
-        if reason != EarlyStoppingReason.NOT_STOPPED and not patient:
+        if trainer.state.fn == TrainerFn.FITTING and reason != EarlyStoppingReason.NOT_STOPPED and not patient:
             trainer.should_stop = True
             log.info("early stopping has ended this run: callbacks.early_stopping=null trains it further")
 

@@ -1,9 +1,8 @@
-"""Builds Lightning's Trainer from a config, and refuses what it or the machine cannot do."""
+"""Builds Lightning's Trainer, and refuses what it or the machine cannot do; the strategy `sharded`."""
 
 import logging
 import re
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,16 @@ import torch
 from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from classifier.errors import UserError, require_number, require_whole
 from classifier.instantiate import build
+from classifier.runs import SHARDED
 from classifier.training.checkpoints import AtomicCheckpointIO
-from classifier.training.sharding import SHARDED
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +33,8 @@ NOISE = (  # seen in ordinary runs, where each is meant to be so
     "Grad strides do not match bucket view strides",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own, at a fifth of the cost of its sixty calls a step."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+MIN_PARAMETERS = 1_000_000  # of a block that is gathered on its own
 
 
 def quiet() -> None:
@@ -85,36 +83,34 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
         UserError: As `build_trainer`.
     """
     quiet()
-    _require_numbers(config)
-    if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
-        raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
-    _require_precision(config)
-    if config.get("profiler") is None:
-        config = {**config, "profiler": NoProfiler()}
-    try:
-        trainer: pl.Trainer = build(config, "trainer", plugins=_plugins(), default_root_dir=str(run_dir), **arguments)
-    except UserError as error:
-        if re.search("gpu|cuda|mps|device|accelerator", str(error), re.IGNORECASE):
-            raise UserError(f"{error}; {_machine()}") from error
-        raise
-    if config.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise UserError("trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false")
-    return trainer
-
-
-def _require_numbers(config: dict[str, Any]) -> None:
-    """Refuse what Lightning takes, and then trains nothing or ends in a traceback."""
-    if (epochs := config.get("max_epochs")) not in (None, -1):
-        require_whole("trainer.max_epochs", epochs, 1, otherwise=", or -1 for no limit")
-    require_whole("trainer.max_steps", config.get("max_steps", -1), -1)
+    # what Lightning takes, and then trains nothing or ends in a traceback
+    for key in ("max_epochs", "max_steps"):
+        if config.get(key) not in (None, -1):
+            require_whole(f"trainer.{key}", config[key], 1, otherwise=", or -1 for no limit")
     require_whole("trainer.accumulate_grad_batches", config.get("accumulate_grad_batches", 1), 1)
-    if config.get("limit_train_batches") == 0:
-        raise UserError("trainer.limit_train_batches=0 trains nothing: use a share of the batches, or a number")
-    if (clipping := config.get("gradient_clip_val")) is not None:
-        require_number("trainer.gradient_clip_val", clipping, least=0)
+    for key in ("limit_train_batches", "gradient_clip_val"):
+        if config.get(key) is not None:
+            require_number(f"trainer.{key}", config[key], above=0)
     limit = config.get("max_time")
     if limit is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(limit)):
         raise UserError(f"trainer.max_time={limit} must be days, hours, minutes, seconds: trainer.max_time=00:00:30:00")
+    if config.get("strategy") == SHARDED and config["precision"] == "16-mixed":
+        raise UserError(f"trainer.strategy={SHARDED} and trainer.precision=16-mixed: use trainer.precision=bf16-mixed")
+    _require_precision(config)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # a requeued job continues by resume=...; Lightning's own way has another signal and another checkpoint
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        trainer: pl.Trainer = build(config, "trainer", plugins=plugins, default_root_dir=str(run_dir), **arguments)
+    except UserError as error:
+        if not re.search("gpu|cuda|mps|device|accelerator", str(error), re.IGNORECASE):
+            raise
+        count = torch.cuda.device_count()
+        raise UserError(f"{error}; GPUs here: {count}, see trainer.devices, or use trainer=cpu") from error
+    if config.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true needs GPUs: on the CPU, use trainer.sync_batchnorm=false")
+    return trainer
 
 
 def _require_precision(config: dict[str, Any]) -> None:
@@ -137,18 +133,48 @@ def with_usable_precision(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _plugins() -> list[Any]:
-    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
-        return [AtomicCheckpointIO()]
-    try:
-        # a requeued job continues by resume=...; Lightning's own way has another signal and another checkpoint
-        return [AtomicCheckpointIO(), SLURMEnvironment(auto_requeue=False)]
-    except RuntimeError as error:
-        raise UserError(f"SLURM: {error}") from error
+class ShardedStrategy(ModelParallelStrategy):
+    """Divides weights, gradients and optimiser state among the processes, for networks too large for one GPU.
+
+    By torch's FSDP2; checkpoints are whole files, as those of one process. (Lightning's own FSDPStrategy is that of the
+    older FSDP: it cannot clip gradients by their norm.)
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **settings)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes  # not known in `__init__`
+        super().setup_environment()
+
+    def shard(self, network: nn.Module) -> None:
+        """Divide the network that is to be trained or used."""
+        shard(network, self.device_mesh["data_parallel"])
 
 
-def _machine() -> str:
-    count = torch.cuda.device_count()
-    if count == 0:
-        return "this machine has no GPU: use trainer=cpu"
-    return f"this machine has {count} GPU{'s' if count > 1 else ''}: use trainer.devices={count}, or trainer=cpu"
+StrategyRegistry.register(SHARDED, ShardedStrategy)
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Divide the parameters of `network` among the processes; where they are divided already, do nothing.
+
+    A block, an element of an nn.Sequential or nn.ModuleList with a million parameters, is gathered when its turn comes,
+    and released again.
+
+    Raises:
+        UserError: The network has BatchNorm, whose statistics would differ between processes.
+    """
+    if isinstance(network, FSDPModule):
+        return
+    modules = list(network.modules())
+    if any(isinstance(module, BATCH_NORMS) for module in modules):
+        name = type(network).__name__
+        raise UserError(f"trainer.strategy={SHARDED} is for networks without BatchNorm, as {name} has: use trainer=ddp")
+    blocks = [
+        block for part in modules if isinstance(part, (nn.Sequential, nn.ModuleList)) for block in part.children()
+    ]
+    for block in reversed(blocks):  # the innermost first: what is divided then does not count in those around it
+        left = sum(value.numel() for value in block.parameters() if not isinstance(value, DTensor))
+        if left >= MIN_PARAMETERS and not isinstance(block, nn.ModuleList):
+            fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
