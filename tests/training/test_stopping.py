@@ -146,6 +146,50 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+class BrokenData(ImageFolderDataModule):
+    """The disk goes away while the n-th training batch is read."""
+
+    def __init__(self, folder: Path, at: int) -> None:
+        super().__init__(folder, **DATA_SETTINGS)
+        self.at = at
+
+    def train_dataloader(self) -> Any:
+        made = super().train_dataloader()
+        collate, calls = made.collate_fn, iter(range(1, 100))
+
+        def failing(items: list[Any]) -> Any:
+            if next(calls) == self.at:
+                raise OSError("gone")
+            return collate(items)
+
+        made.collate_fn = failing
+        return made
+
+
+@pytest.mark.parametrize(("at", "steps"), [(3, {"plain": 2, "both": 1}), (9, {"plain": 8, "accumulated": 2})])
+def test_an_error_between_two_steps_loses_none(
+    at: int, steps: dict[str, int], whole: tuple[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    rhythm, uninterrupted = whole
+    with pytest.raises(OSError, match="gone"):
+        fit(tmp_path, BrokenData(folder, at), **RHYTHMS[rhythm])
+    if rhythm in steps:
+        assert state(tmp_path)["global_step"] == steps[rhythm]
+    fit(tmp_path, folder, **RHYTHMS[rhythm])
+    assert_same(tmp_path, uninterrupted)
+
+
+def error() -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_zero_grad", "on_validation_batch_end"])
+def test_an_error_within_a_step_leaves_the_checkpoint_before(hook: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, folder, At(hook, 5 if "validation" in hook else 9, error))
+    assert state(tmp_path)["global_step"] == STEPS
+
+
 @pytest.mark.parametrize(
     ("when", "settings", "expected"),
     [

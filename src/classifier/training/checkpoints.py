@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from classifier.data import ClassificationDataModule
 from classifier.data.samples import fingerprint
 from classifier.data.split import write_split
-from classifier.errors import UserError
+from classifier.errors import UserError, require_whole
 from classifier.files import replacing, whole_file
 from classifier.runs import record_start, versions
 from classifier.training.module import ImageClassifier
@@ -181,6 +181,9 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self, *, dirpath: str | Path, monitor: str, mode: str, save_top_k: int = 1, from_epoch: int = 1
     ) -> None:
+        if save_top_k != -1:
+            require_whole("callbacks.best.save_top_k", save_top_k, 1, otherwise=", or -1 for all")
+        require_whole("callbacks.best.from_epoch", from_epoch, 1)
         super().__init__(
             dirpath=dirpath,
             filename="best" if save_top_k == 1 else "best_step{step:06d}",

@@ -3,9 +3,10 @@
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.trainer.states import TrainerFn
 
-from classifier.errors import require_number
+from classifier.errors import UserError, require_number, require_whole
 from classifier.training.loggers import EpochCSVLogger
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class StopSignals:
     def watch(self, trainer: pl.Trainer) -> None:
         """Replace the handlers that Lightning has set for this fit. Its teardown restores those before its own."""
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._note)
+            if threading.current_thread() is threading.main_thread():  # no other thread may
+                signal.signal(signum, self._note)
         if trainer.world_size > 1:
             # on the CPU: a GPU then does not wait for the agreement
             self._group = torch.distributed.new_group(backend="gloo")
@@ -110,14 +112,16 @@ class LastCheckpoint(Checkpoint):
         every_n_train_steps: int | None = None,
         every_n_minutes: float | None = None,
     ) -> None:
-        for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_minutes", every_n_minutes)):
-            if value is not None:
-                require_number(f"callbacks.last.{name}", value, above=0)
+        if every_n_train_steps is not None:
+            require_whole("callbacks.last.every_n_train_steps", every_n_train_steps, 1, otherwise=", or null")
+        if every_n_minutes is not None:
+            require_number("callbacks.last.every_n_minutes", every_n_minutes, above=0)
         self.every_n_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
         self.path = Path(dirpath, "last.ckpt")
         self.signals = StopSignals()
         self._stopped_by, self._saved_at, self._step = 0, 0.0, 0
         self._stepped = False  # whether the last batch ended with a step
+        self._between = False  # whether a resume could begin there
 
     def on_test_start(self, *_: Any) -> None:
         signal.signal(signal.SIGTERM, _end)  # in a test there is nothing to save
@@ -128,7 +132,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if self._stepped and not (trainer.is_last_batch or validation_follows(trainer)):
+        self._between = self._stepped and not (trainer.is_last_batch or validation_follows(trainer))
+        if self._between:
             self._save_if(trainer, self.every_n_steps is not None and self._step % self.every_n_steps == 0)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -140,6 +145,15 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, EpochCSVLogger):  # Lightning logs after this, and a kill could come in between
                 logger.log_epoch(trainer)
         self._save_if(trainer, True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where an error came between two steps, as one of reading the data does."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        position = {} if trainer.datamodule is None else trainer.datamodule.state_dict().get("train_loader", {})  # type: ignore[attr-defined]
+        nothing_has_begun = batches.ready == batches.completed == position.get("batches", batches.completed)
+        if isinstance(exception, Exception) and self._between and nothing_has_begun and trainer.world_size == 1:
+            with suppress(UserError):  # a full disk, say; the exception itself is what to report
+                trainer.save_checkpoint(self.path)
 
     def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """End a run that received a signal, now that Lightning has logged what belongs to the checkpoint."""
