@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from classifier.errors import UserError
-from classifier.training.memory import is_out_of_memory, report_out_of_memory, same_effective_batch, smaller_batch
+from classifier.training.hardware import is_out_of_memory, report_out_of_memory, same_effective_batch, smaller_batch
 
 
 def test_what_to_type() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from classifier.errors import UserError
-from classifier.training.speed import Compile, speed_up
+from classifier.training.hardware import Compile, speed_up
 from tests.training import runs
 
 
