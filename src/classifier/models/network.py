@@ -69,7 +69,7 @@ def build_model(
     if not trusted:
         _require_known(settings)
     mean, std = settings.pop("mean", None), settings.pop("std", None)
-    made_for = {"num_classes": num_classes, "in_chans": in_chans, "image_size": list(image_size)}
+    made_for: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "image_size": list(image_size)}
     network: nn.Module = build(settings, "model", **made_for)
     published = getattr(network, "pretrained_cfg", {})
     mean = _per_channel(mean or published.get("mean", IMAGENET_MEAN), in_chans, "mean")
@@ -117,10 +117,8 @@ def require_image_size(
     try:
         network.eval()(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        size, reason = "x".join(map(str, image_size)), (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{type(network).__name__} does not take images of {size} pixels ({reason}): {advice}"
-        ) from error
+        refused = f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels"
+        raise UserError(f"{refused} ({(str(error) or type(error).__name__).splitlines()[0]}): {advice}") from error
     finally:
         for module, mode in training.items():
             module.training = mode

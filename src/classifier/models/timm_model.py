@@ -65,19 +65,16 @@ def timm_model(
     except UserError:
         raise
     except Exception as error:  # of many kinds, as the file, the arguments or the hub may be at fault
-        file = f"model.weights={weights}" if weights else f"model.checkpoint_path={checkpoint_path}"
+        files = {"model.weights": weights, "model.checkpoint_path": checkpoint_path}
+        named = "".join(f"{key}={path} " for key, path in files.items() if path)
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise UserError(
-            f"model.name={name} {file} data.image_size={list(image_size)} cannot be built ({reason}): use null for "
+            f"model.name={name} {named}data.image_size={list(image_size)} cannot be built ({reason}): use null for "
             "what it does not take, and model.weights=FILE or model.pretrained=false where the hub is out of reach"
         ) from error
     head = network.get_classifier()  # type: ignore[operator]
-    if (
-        pretrained
-        and published_as
-        and published_as.num_classes != num_classes
-        and isinstance(head, (nn.Linear, nn.Conv2d))
-    ):
+    is_new = pretrained and published_as is not None and published_as.num_classes != num_classes
+    if is_new and isinstance(head, (nn.Linear, nn.Conv2d)):
         # near zero, so that its first gradients do not spoil the features: some networks draw it with 0.2
         nn.init.normal_(head.weight, std=0.01)
         if head.bias is not None:
