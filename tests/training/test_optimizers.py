@@ -10,7 +10,8 @@ from classifier.errors import UserError
 from classifier.models import SimpleCNN
 from classifier.training.optimizers import build_optimizer, parameter_groups
 
-TIMM = {"_target_": "classifier.training.optimizers.timm_optimizer", "lr": 0.01, "weight_decay": 0.05}
+OPTIONS = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9, "betas": None, "eps": None, "arguments": None}
+TIMM = {"_target_": "classifier.training.optimizers.timm_optimizer", **OPTIONS}
 # of packages that are not here, or for CUDA alone, or with second derivatives
 ELSEWHERE = {*timm.optim.list_optimizers(["bnb*", "fused*"]), "adahessian"}
 HERE = [str(name) for name in timm.optim.list_optimizers() if name not in ELSEWHERE]

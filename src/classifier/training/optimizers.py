@@ -1,7 +1,7 @@
 """The optimiser of a config, and the groups of parameters that it trains at one rate and with one weight decay."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
@@ -34,21 +34,22 @@ def build_optimizer(
 
 
 def timm_optimizer(
-    groups: Sequence[dict[str, Any]], *, name: str, arguments: Mapping[str, Any] | None = None, **options: Any
+    groups: Any, *, name: str, lr: float, weight_decay: float, momentum: float, betas: Any, eps: Any, arguments: Any
 ) -> Optimizer:
     """Create an optimiser of timm.
 
     Args:
         groups: Of parameters.
         name: As in `timm.optim.list_optimizers()`, with `lookahead_` before it to wrap it.
-        arguments: Of this optimiser alone.
-        options: Of timm's `create_optimizer_v2`, which passes on what an optimiser has; None for the default.
+        momentum, betas, eps: For those that have them; None for the optimiser's own.
+        arguments: Others, of this optimiser alone, as a dict; or None.
 
     Raises:
         UserError: No such optimiser, or one that cannot be used here.
     """
     require_choice("optimizer.name", name.lower().removeprefix("lookahead_"), timm.optim.list_optimizers())  # type: ignore[arg-type]
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+    given = {key: value for key, value in given.items() if value is not None}
     try:
         return timm.optim.create_optimizer_v2(list(groups), opt=name, **given, **(arguments or {}))
     except (ImportError, AssertionError) as error:  # so Apex and bitsandbytes report what they lack
