@@ -18,25 +18,24 @@ WRONG_INPUT = 2  # exit code
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("logs"), help="runs lie below it (%(default)s)")
-    parser.add_argument("--sort", metavar="METRIC", help="such as test/acc, fit_seconds (what the runs monitor)")
-    parser.add_argument("--over", metavar="KEYS", help="runs equal but for these settings are averaged: seed,data.fold")
-    parser.add_argument("--name", metavar="TEXT", help="only runs with TEXT in their path")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--csv", metavar="FILE", help="write all metrics here, too; - prints them instead of the table")
+    parser.add_argument(
+        "--sort", metavar="METRIC", default="", help="such as test/acc, fit_seconds (what the runs monitor)"
+    )
+    parser.add_argument(
+        "--over", metavar="KEYS", default="", help="average runs that differ in these alone: seed,data.fold"
+    )
+    parser.add_argument("--name", metavar="TEXT", default="", help="only runs with TEXT in their path")
+    parser.add_argument("--limit", type=int, metavar="N", default=sys.maxsize, help="only the first N rows")
+    parser.add_argument(
+        "--csv", metavar="FILE", default="", help="write all metrics here, too; -: print them, no table"
+    )
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str]) -> None:
-    arguments = parse_arguments(words)
     try:
-        compare(
-            arguments.folder,
-            sort=arguments.sort,
-            over=arguments.over.split(",") if arguments.over else [],
-            name=arguments.name,
-            limit=arguments.limit,
-            csv=arguments.csv,
-        )
+        arguments = parse_arguments(words)
+        compare(**{**vars(arguments), "over": [key for key in arguments.over.split(",") if key]})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
-from sklearn.datasets import load_digits
 
 COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40), "white": (230, 230, 230)}
 CLASSES = ("blue", "green", "red")
@@ -136,32 +135,6 @@ def stanford_dogs(root: Path, train: int = 8, test: int = 3, breeds: Sequence[st
         column = np.empty((len(files), 1), dtype=object)
         column[:, 0] = files
         savemat(root / f"{name}_list.mat", {"file_list": column})
-    return root
-
-
-def cluttered_digits(root: Path, count: int = 900, side: int = 96) -> Path:
-    """Handwritten digits pasted at random places on clutter of other digits' fragments, with VOC boxes.
-
-    root/images/<digit>/<number>.png and root/annotations/<digit>/<number>.xml, so that the images also form an image
-    folder.
-    """
-    digits = load_digits()
-    random = np.random.default_rng(0)
-    for index in range(count):
-        canvas = random.integers(0, 90, (side, side)).astype(np.uint8)
-        for _ in range(25):
-            fragment = np.rint(digits.images[random.integers(len(digits.images))] * 15.9).astype(np.uint8)
-            x, y = random.integers(0, side - 8, 2)
-            canvas[y : y + 5, x : x + 5] = np.maximum(canvas[y : y + 5, x : x + 5], fragment[:5, 3:8])
-        label = int(digits.target[index])
-        digit = Image.fromarray(np.rint(digits.images[index] * 15.9).astype(np.uint8)).resize((20, 20))
-        x, y = (int(value) for value in random.integers(0, side - 20, 2))
-        image = Image.fromarray(canvas)
-        image.paste(digit, (x, y))
-        save(image, root / "images" / str(label) / f"{index:04d}.png")
-        xml = root / "annotations" / str(label) / f"{index:04d}.xml"
-        xml.parent.mkdir(parents=True, exist_ok=True)
-        xml.write_text(voc_xml([(str(label), (x + 1, y + 1, x + 20, y + 20))], (side, side)))
     return root
 
 

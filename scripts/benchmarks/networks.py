@@ -47,7 +47,7 @@ class Case:
         return self.network(num_classes=CLASSES, image_size=(self.size, self.size))
 
     def batches(self, count: int, channels_last: bool = True) -> list[Batch]:
-        """Random images, in memory as the loaders give them unless told otherwise."""
+        """Random images, in memory as the loaders give them by default."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch_size, self.size, self.size, 3)
         images = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in range(count)]

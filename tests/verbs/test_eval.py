@@ -81,21 +81,16 @@ def test_the_division_of_the_training_is_not_for_another_folder(
     assert len(table) == 2 * per_class
 
 
-def test_another_array_of_the_same_file_is_other_data(tmp_path: Path) -> None:
+def test_other_arrays_and_tables_are_other_data(tmp_path: Path) -> None:
+    """Of the same file, or without a root: all images are new, and the run's split is not of them."""
     generate.arrays(tmp_path / "set.npz", X_new=np.zeros((6, 40, 48, 3), np.uint8), Y_new=np.arange(6) % 3)
     succeed("train", "data=arrays", "experiment=null", *BARE[1:], "data.root=set.npz", cwd=tmp_path)
-    _, table = of_latest(tmp_path, "out", "data.x_test=X_new", "data.y_test=Y_new")
-    assert len(table) == 6
-
-
-def test_another_table_is_other_data(tmp_path: Path) -> None:
-    """Although neither has a root: all its images are new, and the run's split is not of it."""
+    assert len(of_latest(tmp_path, "of_arrays", "data.x_test=X_new", "data.y_test=Y_new")[1]) == 6
     generate.table(tmp_path / "set")
     generate.table(tmp_path / "new", per_class=3)
     arguments = ("data=table", "data.table=set/labels.csv", "data.path_column=file_name", "data.images=images")
     succeed("train", *BARE, *arguments, cwd=tmp_path)
-    _, table = of_latest(tmp_path, "out", "data.table=new/labels.csv")
-    assert len(table) == 9
+    assert len(of_latest(tmp_path, "of_tables", "data.table=new/labels.csv")[1]) == 9
 
 
 def test_another_spelling_of_the_folder_is_the_same_data(workplace: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Labelling images without labels; and both evaluating and predicting by an image and its mirror image."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,28 +29,30 @@ def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
-class Predictor:
-    """`predict` of one run, from a folder with holiday/."""
-
-    def __init__(self, trained: Path, cwd: Path) -> None:
-        self.always = (f"ckpt_path={trained}", "trainer=cpu")
-        self.cwd = cwd
-
-    def __call__(self, inputs: str, *arguments: str) -> list[dict[str, str]]:
-        succeed("predict", *self.always, f"inputs={inputs}", "num_workers=0", *arguments, cwd=self.cwd)
-        return rows(self.cwd / "predictions.csv")
+Predict = Callable[..., list[dict[str, str]]]
 
 
 @pytest.fixture
-def predict(trained: Path, holiday: Path) -> Predictor:
-    return Predictor(trained, holiday)
+def always(trained: Path) -> tuple[str, ...]:
+    return (f"ckpt_path={trained}", "trainer=cpu")
+
+
+@pytest.fixture
+def predict(always: tuple[str, ...], holiday: Path) -> Predict:
+    """The rows that `predict` writes of `inputs`."""
+
+    def predict(inputs: str, *arguments: str) -> list[dict[str, str]]:
+        succeed("predict", *always, f"inputs={inputs}", "num_workers=0", *arguments, cwd=holiday)
+        return rows(holiday / "predictions.csv")
+
+    return predict
 
 
 def probabilities(row: dict[str, str]) -> dict[str, float]:
     return {row[f"label{k}"]: float(row[f"confidence{k}"]) for k in ("", "_2", "_3")}
 
 
-def test_a_folder_in_stable_order(predict: Predictor) -> None:
+def test_a_folder_in_stable_order(predict: Predict) -> None:
     table = predict("holiday")
     assert [row["path"] for row in table] == [
         "holiday/empty.jpg",
@@ -74,36 +77,34 @@ def test_a_folder_in_stable_order(predict: Predictor) -> None:
         assert confidences[0] == pytest.approx(confidences[1], abs=1e-5)
 
 
-def test_one_file_and_a_pattern(predict: Predictor) -> None:
+def test_one_file_and_a_pattern(predict: Predict) -> None:
     (row,) = predict("holiday/day 1/green.jpg")
     assert row["label"] == "green"
     assert [row["label"] for row in predict("holiday/*/red.jpg", "top_k=1")] == ["red", "red"]
 
 
-def test_nothing_readable(predict: Predictor) -> None:
-    message = refuse("predict", *predict.always, "inputs=holiday/*.png", "output=none.csv", cwd=predict.cwd)
+def test_what_is_refused(always: tuple[str, ...], holiday: Path) -> None:
+    """Images of which none can be read; a place that cannot be written."""
+    message = refuse("predict", *always, "inputs=holiday/*.png", "output=none.csv", cwd=holiday)
     assert "inputs=holiday/*.png" in message
-    (row,) = rows(predict.cwd / "none.csv")
+    (row,) = rows(holiday / "none.csv")
     assert row["status"] != "ok"
-
-
-def test_a_place_that_cannot_be_written(predict: Predictor) -> None:
-    (predict.cwd / "a_file").touch()
+    (holiday / "a_file").touch()
     for output in ("a_file/table.csv", "holiday"):
-        message = refuse("predict", *predict.always, "inputs=holiday", f"output={output}", cwd=predict.cwd)
+        message = refuse("predict", *always, "inputs=holiday", f"output={output}", cwd=holiday)
         assert output in message
         assert "output=" in message
 
 
 @torch.no_grad()
-def test_the_numbers_are_the_model_s(predict: Predictor, trained: Path) -> None:
+def test_the_numbers_are_the_model_s(predict: Predict, holiday: Path, trained: Path) -> None:
     """The same object preprocesses validation images and these; with `flip=true` it is the mean of both sides."""
     model, _ = open_model(trained / "checkpoints" / "best.ckpt")
     plain, flipped = predict("holiday"), predict("holiday", "flip=true")
     for row, mean in zip(plain, flipped, strict=True):
         if row["status"] != "ok":
             continue
-        image = model.preprocessing(predict.cwd / row["path"])[None]
+        image = model.preprocessing(holiday / row["path"])[None]
         both = [model(pixels).softmax(1)[0].tolist() for pixels in (image, image.flip(3))]
         own, mirrored = (dict(zip(model.classes, values, strict=True)) for values in both)
         assert probabilities(row) == pytest.approx(own, abs=1e-5)

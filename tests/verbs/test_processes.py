@@ -55,23 +55,17 @@ def test_two_processes_make_one_run(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_multirun_of_two_processes(folder: Path, tmp_path: Path) -> None:
-    finish(start("train", "-m", *TWO, f"data.root={folder}", "seed=1,2", cwd=tmp_path))
-    first, second = runs(tmp_path / "logs")
-    assert (first.name, second.name) == ("0", "1")
-    assert metrics(first)["train/loss"] != metrics(second)["train/loss"]
-
-
-@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """The same global batches, draws and class weights, the last ones of an epoch too."""
+    """The same global batches, draws and class weights, the last ones of an epoch too; in a sweep, in each job."""
     for number, (name, count) in enumerate((("blue", 40), ("red", 8))):
         generate.image_folder(tmp_path / "photos", [name], count, seed=100 * number)
     same = (*TWO, "model.drop_rate=0", "augment=none", "trainer.accumulate_grad_batches=2", "data.sampler=balanced",
             "data.root=photos", "loss.class_weight=[0.5,2.0]", "loss.label_smoothing=0.1")  # fmt: skip
-    finish(start("train", *same, "run_dir=two", cwd=tmp_path))
-    succeed("train", *same, "trainer=cpu", "data.batch_size=8", "run_dir=one", cwd=tmp_path)
-    require_close(tmp_path / "one", tmp_path / "two")
+    finish(start("train", "-m", *same, "seed=0,1", "hydra.sweep.dir=two", cwd=tmp_path))
+    succeed("train", "-m", *same, "seed=0,1", "trainer=cpu", "data.batch_size=8", "hydra.sweep.dir=one", cwd=tmp_path)
+    for job in ("0", "1"):
+        require_close(tmp_path / "one" / job, tmp_path / "two" / job)
+    assert metrics(tmp_path / "two" / "0")["train/loss"] != metrics(tmp_path / "two" / "1")["train/loss"]
 
 
 @pytest.mark.slow
@@ -187,8 +181,8 @@ def two_hosts() -> Iterator[list[str]]:
             ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
             for number, name in enumerate(names, start=1):
                 ip("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
-                ip("-n", name, "link", "set", "eth0", "up")
-                ip("-n", name, "link", "set", "lo", "up")
+                for device in ("eth0", "lo"):
+                    ip("-n", name, "link", "set", device, "up")
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
         yield names
@@ -215,19 +209,10 @@ def test_two_nodes(folder: Path, tmp_path: Path) -> None:
 
 def slurm(rank: int, port: int) -> dict[str, str]:
     """What srun sets for one of two tasks on this machine."""
-    return {
-        "SLURM_JOB_ID": "4321",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_STEP_ID": "0",
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NNODES": "1",
-        "SLURM_NODELIST": "localhost",
-        "SLURM_NODEID": "0",
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(rank),
-        "MASTER_PORT": str(port),  # by itself, Lightning takes one that follows from the job's number
-    }
+    task = {"JOB_ID": 4321, "JOB_NAME": "train", "STEP_ID": 0, "NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1,
+            "NODELIST": "localhost", "NODEID": 0, "PROCID": rank, "LOCALID": rank}  # fmt: skip
+    # by itself, Lightning takes a port that follows from the job's number
+    return {"MASTER_PORT": str(port), **{f"SLURM_{key}": str(value) for key, value in task.items()}}
 
 
 @pytest.mark.slow

@@ -19,14 +19,15 @@ from tests.verbs.command import metrics
 def address(workplace: Path, trained: Path, tmp_path: Path) -> Iterator[str]:
     """Where `tensorboard --logdir logs` answers, once it shows the run."""
     tool, log = Path(sys.executable).with_name("tensorboard"), tmp_path / "server.log"
-    command = [tool, "--logdir", "logs", "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
+    command = [str(tool), "--logdir", "logs", "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=workplace, stdout=file, stderr=file)
     try:
         deadline = time.monotonic() + 300  # for a server that hangs
         found = None
         while not (found and read(f"{found[0]}/data/runs")):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             found = re.search(r"http://127.0.0.1:\d+", log.read_text())
             time.sleep(0.1)
         yield f"{found[0]}/data"

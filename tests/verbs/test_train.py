@@ -11,8 +11,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from classifier.training import ImageClassifier
-from tests import generate
-from tests.verbs.command import BARE, QUICK, REPOSITORY, metrics, numbers, refuse, rows, run, runs, succeed
+from tests.verbs.command import BARE, QUICK, REPOSITORY, metrics, numbers, refuse, rows, runs, succeed
 from tests.verbs.conftest import TRAINED
 
 
@@ -79,7 +78,7 @@ def test_seeds_and_workers(workplace: Path, trained: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("pattern", "more"),
-    [(r"(\d)\.", ("data.fold=0,1,2", "data.num_folds=3", "-m")), (r"^([^_]+)\.jpg", ("data.fold=0",)), (r"[0-9]\.", ())],
+    [(r"(\d)\.", ("data.fold=0,1,2", "data.num_folds=3", "-m")), (r"^([^_]+)\.jpg", ()), (r"[0-9]\.", ())],
 )
 def test_groups_and_folds(pattern: str, more: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """No group is in two parts; over all folds, each image is tested once."""
@@ -157,19 +156,7 @@ def test_what_needs_a_gpu(typed: str, use: str, folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_annotation_crops_pay(tmp_path: Path) -> None:
-    """Digits at random places on clutter: with their boxes they are easy, without hard to find."""
-    generate.cluttered_digits(tmp_path / "set", count=700)
-    network = ("augment=none", "data.channels=1", "data.batch_size=32", "trainer.max_epochs=8", "optimizer.lr=0.002")
-    succeed("train", *BARE, *network, "data=annotation_crop", "data.root=set", "run_dir=boxes", cwd=tmp_path)
-    succeed("train", *BARE, *network, "data=folder", "data.root=set/images", "run_dir=whole", cwd=tmp_path)
-    boxes, whole = (metrics(tmp_path / name)["test/acc"] for name in ("boxes", "whole"))
-    assert boxes > 0.8
-    assert boxes - whole > 0.3
-
-
-@pytest.mark.slow
 def test_the_default_reaches_its_accuracy(tmp_path: Path) -> None:
-    """`make train`, set-up aside. (Another processor adds in another order: hence some images less than it has here.)"""
-    assert run("train", "trainer=cpu", "run_dir=run", cwd=tmp_path).code == 0
-    assert metrics(tmp_path / "run")["test/acc"] >= 0.975
+    """As `make train`: 0.989 to 0.992 over four seeds."""
+    succeed("train", "trainer=cpu", "run_dir=run", cwd=tmp_path)
+    assert metrics(tmp_path / "run")["test/acc"] >= 0.985

@@ -4,7 +4,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,6 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.loader import Images
@@ -63,11 +58,8 @@ KINDS = {
     "palette": ("info", "converted to RGB in reading"),
     "transparency": ("info", "laid on white in reading"),
 }
-STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-FOUND_ERRORS = 3  # exit code
+SEVERITIES = ("error", "warning", "info")
 MOST_COMPARED = 200_000  # samples; comparing all their pairs takes two minutes on two cores
-MIN_COMPARED = 2 * THUMBNAIL  # pixels of a side; smaller pictures look alike without being copies
-CHUNK = 32  # images a task
 EXAMPLES = 3  # of each kind, and names of each example
 
 Finding = tuple[str, list[str], str]
@@ -75,7 +67,7 @@ Finding = tuple[str, list[str], str]
 
 
 def check_data(config: DictConfig) -> int:
-    """Check the data that `config.data` names, print the report, and return the exit code.
+    """Check the data that `config.data` names, print the report, and return the exit code: 3 if there are errors.
 
     Args:
         config: As configs/check_data.yaml composes it.
@@ -86,15 +78,13 @@ def check_data(config: DictConfig) -> int:
     for key in ("min_side", "max_pixels", "min_per_class", "max_imbalance"):
         if key != "min_side" or config.min_side is not None:
             require_number(key, config[key], least=0)
-    require_flag("strict", config.strict)
-    if config.near_duplicates is not None:
-        require_flag("near_duplicates", config.near_duplicates)
+    for key in ("strict", "near_duplicates"):
+        require_flag(key, config[key] or False)
     datamodule = build_datamodule(plain(config.data))
     datamodule.prepare_data()
-    path = None if config.json is None else Path(config.json)
-    if path is not None:
-        require_outside(path, datamodule.root, key="json")
-        require_writable(path, key="json")
+    if config.json is not None:
+        require_outside(Path(config.json), datamodule.root, key="json")
+        require_writable(Path(config.json), key="json")
     listed = datamodule.read()
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
     table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule)
@@ -109,16 +99,28 @@ def check_data(config: DictConfig) -> int:
         found += near_duplicate_findings(table, thumbnails, None if config.near_duplicates else MOST_COMPARED)
     found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
-    report = make_report(readable(str(datamodule.root)), table, counts, found)
+    kinds: list[dict[str, Any]] = [
+        {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items), "items": items}
+        for kind, (severity, meaning) in KINDS.items()
+        if (items := [{"names": names, "detail": detail} for of_kind, names, detail in found if of_kind == kind])
+    ]
+    report = {
+        "root": readable(str(datamodule.root)),
+        "samples": len(table),
+        "usable": int(table["usable"].sum()),
+        **{word: sum(kind["number"] for kind in kinds if kind["severity"] == word) for word in SEVERITIES},
+        "classes": counts.to_dict("index"),
+        "found": kinds,
+    }
     print(class_table(counts))
-    print_findings(report["found"])
+    print_findings(kinds)
     what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
-    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in STYLES if report[word]]
+    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in SEVERITIES if report[word]]
     print(f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}")
-    if path is not None:
-        with whole_file(path, key="json") as scratch:
+    if config.json is not None:
+        with whole_file(Path(config.json), key="json") as scratch:
             scratch.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return FOUND_ERRORS if report["error"] or (config.strict and report["warning"]) else 0
+    return 3 if report["error"] or (config.strict and report["warning"]) else 0
 
 
 def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, np.ndarray]:
@@ -133,14 +135,12 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
     images = Images.of(samples, datamodule.root, datamodule.read_images)
     rows_of = [np.asarray(rows) for rows in pd.Series(numbers).groupby(numbers).indices.values()]
 
-    def read(chunk: list[np.ndarray]) -> list[Facts]:
-        return [image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows]) for rows in chunk]
+    def read(rows: np.ndarray) -> Facts:
+        return image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows])
 
-    chunks = [rows_of[start : start + CHUNK] for start in range(0, len(rows_of), CHUNK)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are reported
-        found = chain.from_iterable(parallel_map(read, chunks, worker_count("auto")))
-        facts = list(tracked(found, "reading", len(rows_of)))
+        facts = list(tracked(parallel_map(read, rows_of, worker_count("auto")), "reading", len(rows_of)))
     thumbnails = np.zeros((len(samples), THUMBNAIL, THUMBNAIL), np.uint8)
     for rows, item in zip(rows_of, facts, strict=True):
         thumbnails[rows] = item.thumbnails
@@ -149,10 +149,9 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
     inside = np.hstack([np.zeros_like(sizes), sizes]) if boxes is None else np.clip(boxes, 0, np.tile(sizes, 2))
     side_x, side_y = (inside[:, 2:] - inside[:, :2]).T
     rows = (side_x > 0) & (side_y > 0)
-    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"], image=numbers)
+    shown = "" if boxes is None else [f" {tuple(box)}" for box in boxes.tolist()]
+    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"] + shown, image=numbers)
     table = table.assign(side_x=side_x, side_y=side_y, usable=rows, split=np.nan)
-    if boxes is not None:
-        table["name"] += [f" {tuple(box)}" for box in boxes.tolist()]
     if rows.any():
         cut = {} if boxes is None else dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True))
         taken = samples[rows].assign(**cut).reset_index(drop=True)
@@ -208,7 +207,8 @@ def near_duplicate_findings(table: pd.DataFrame, thumbnails: np.ndarray, most: i
     Args:
         most: Of more samples than these, none are compared.
     """
-    rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= MIN_COMPARED).all(axis=1))
+    # smaller pictures look alike without being copies
+    rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= 2 * THUMBNAIL).all(axis=1))
     if most is not None and len(rows) > most:
         log.info("no near duplicates are looked for among %d samples: near_duplicates=true takes minutes", len(rows))
         return []
@@ -256,38 +256,11 @@ def group_findings(table: pd.DataFrame) -> list[Finding]:
     return [("divided group", rows["name"].tolist(), " and ".join(_parts(rows["split"]))) for rows in groups]
 
 
-def make_report(root: str, table: pd.DataFrame, counts: pd.DataFrame, found: list[Finding]) -> dict[str, Any]:
-    """Everything that was found, as it is written to the JSON file."""
-    findings = pd.DataFrame(found, columns=["kind", "names", "detail"])
-    severities = findings["kind"].map({kind: severity for kind, (severity, _) in KINDS.items()})
-    items = {kind: of_kind[["names", "detail"]].to_dict("records") for kind, of_kind in findings.groupby("kind")}
-    return {
-        "root": root,
-        "samples": len(table),
-        "usable": int(table["usable"].sum()),
-        **{severity: int((severities == severity).sum()) for severity in STYLES},
-        "classes": counts.to_dict("index"),
-        "found": [
-            {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items[kind]), "items": items[kind]}
-            for kind, (severity, meaning) in KINDS.items()
-            if kind in items
-        ],
-    }
-
-
 def print_findings(found: list[dict[str, Any]]) -> None:
     """Print each kind of finding, the worst first, with its number and its first examples."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("number", justify="right", no_wrap=True)
-    table.add_column("what, and the first of them", overflow="fold")
     for of_kind in found:
-        lines = [Text.assemble((of_kind["kind"], "bold"), (f": {of_kind['meaning']}", "dim"))]
+        print(f"{of_kind['severity']:8} {of_kind['number']:6,}  {of_kind['kind']}: {of_kind['meaning']}")
         for item in of_kind["items"][:EXAMPLES]:
             more = len(item["names"]) - EXAMPLES
             names = " = ".join(item["names"][:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
-            lines.append(Text(f"{names}: {item['detail']}" if item["detail"] else names))
-        severity = Text(of_kind["severity"], STYLES[of_kind["severity"]])
-        table.add_row(severity, f"{of_kind['number']:,}", Text("\n").join(lines))
-    if found:
-        Console().print(table)
+            print(f"{'':17}{names}{': ' * bool(item['detail'])}{item['detail']}")

@@ -1,9 +1,7 @@
 """Boxes, or whole images, as class folders: output/{train,val,test}/<class>/<name>, to train on with data=folder."""
 
 import logging
-import os
 import re
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +23,6 @@ log = logging.getLogger(__name__)
 LIST = "split.csv"
 FORMATS = {"jpg": "JPEG", "png": "PNG"}
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows keeps these for devices
 LONGEST = 200  # bytes, of the 255 that most file systems take: numbers and suffixes are added
 
 
@@ -42,7 +39,6 @@ def crop(config: DictConfig) -> Path:
         UserError: Wrong input; files that were made in another way, where `overwrite` is false.
     """
     output = Path(config.output)
-    require_choice("mode", config.mode, ("image", "symlink", "hardlink", "copy"))
     require_choice("format", config.format, FORMATS)
     if config.size is not None:
         require_whole("size", config.size, 1)
@@ -53,19 +49,22 @@ def crop(config: DictConfig) -> Path:
     require_outside(output, datamodule.root)
     if datamodule.root.resolve().is_relative_to(output.resolve()):
         raise UserError(f"output={output} contains the data folder {datamodule.root}: name a folder of its own")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output={output} is a file and not a folder: name another place")
     files = plan(datamodule, config)
     _require_same(output, files, config.overwrite)
     write_csv(output / LIST, files)  # before the files, so that none is ever there unlisted
     todo = [file for file in files.itertuples() if not (output / str(file.path)).is_file()]
+    reading = datamodule.preprocessing
 
     def write(file: Any) -> None:
+        """Write a sample as an upright image of its own, which is never enlarged."""
+        picture, box = datamodule.image(file.Index), datamodule.box(file.Index)
+        width, height = upright_size(picture, box)
+        scale = 1.0 if config.size is None else min(1.0, config.size / min(width, height))
+        sides = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = decode(picture, box, everything, sides, interpolation=reading.interpolation, channels=reading.channels)
         with whole_file(output / file.path) as scratch:
-            if config.mode == "image":
-                _write_image(scratch, datamodule, file.Index, config)
-            else:
-                _link(scratch, (datamodule.root / file.source).resolve(), config.mode)
+            image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
+            image.save(scratch, FORMATS[config.format], quality=config.quality)  # PNG ignores it
 
     workers = max(1, worker_count(datamodule.num_workers))
     list(tracked(parallel_map(write, todo, workers), "writing", len(todo)))
@@ -81,56 +80,42 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
 
     Of two equal names in a folder the second gets a number. The names depend only on the samples of the part and
     on their order.
-
-    Raises:
-        UserError: Links are asked for where a sample is not an image file.
     """
-    table = datamodule.samples[datamodule.samples["split"].notna()]
+    table, reading = datamodule.samples[datamodule.samples["split"].notna()], datamodule.preprocessing
     table = table.iloc[table["split"].map(SPLITS.index).argsort(kind="stable")]
-    paths = table["path"].map(PurePosixPath)
-    stems, suffixes = paths.map(lambda path: safe_name(path.stem)), paths.map(lambda path: path.suffix)
-    boxed, reading, how = BOX[0] in table, datamodule.preprocessing, config.mode
-    if config.mode == "image":
-        suffixes = suffixes.mask(suffixes.notna(), f".{config.format}")
-        how = f"size {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
-    elif boxed or "item" in table or not suffixes.str.lower().isin(EXTENSIONS).all():
-        raise UserError(
-            f"mode={config.mode} needs a whole image file for each sample, with an ending that data=folder reads "
-            f"({', '.join(EXTENSIONS)}), and {datamodule.root} has others: use mode=image"
-        )
+    stems = table["path"].map(lambda path: safe_name(PurePosixPath(path).stem))
+    how = f"size {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
     files = table[["label", "split"]].astype("str").assign(source=table["path"], source_box="", how=how)
-    if boxed:
+    if BOX[0] in table:
         files["source_box"] = table[BOX].astype("str").agg(" ".join, axis=1)
         stems += "_" + (table.groupby("path").cumcount() + 1).astype("str")
     folders = distinct(pd.Series(datamodule.classes, datamodule.classes).map(safe_name))
     if changed := [f"{name!r} as {folder}" for name, folder in folders.items() if name != folder]:
         log.warning("some classes get another folder name: %s", ", ".join(changed))
     place = files["label"].map(folders) + "/" + stems
-    files.insert(0, "path", distinct(files["split"] + "/" + place if config.by_split else place, suffixes))
+    place = files["split"] + "/" + place if config.by_split else place
+    files.insert(0, "path", distinct(place) + f".{config.format}")
     return files
 
 
 def safe_name(name: str) -> str:
     """`name` with what some file system refuses replaced by `_`, never hidden, never empty."""
-    name = FORBIDDEN.sub("_", name).strip()
-    name = re.sub(r"\.$|^\.", "_", name)
-    if RESERVED.match(name):
-        name = f"_{name}"
+    name = re.sub(r"\.$|^\.", "_", FORBIDDEN.sub("_", name).strip())
     return name.encode()[:LONGEST].decode("utf-8", "ignore").strip() or "_"  # not through the middle of a character
 
 
-def distinct(stems: pd.Series, suffixes: pd.Series | str = "") -> pd.Series:
-    """`stems` + `suffixes`, with numbers added to stems where that has come before.
+def distinct(names: pd.Series) -> pd.Series:
+    """`names`, with numbers added where one has come before.
 
     Names that differ in capitals or in the way of writing an accent are the same to some file systems, and so here.
     """
-    stems = stems.astype("str")
+    names = names.astype("str")
     while True:
-        keys = (stems + suffixes).str.normalize("NFC").str.casefold()
+        keys = names.str.normalize("NFC").str.casefold()
         turns = keys.groupby(keys).cumcount()
         if not turns.any():
-            return stems + suffixes
-        stems = stems.mask(turns > 0, stems + "_" + (turns + 1).astype("str"))
+            return names
+        names = names.mask(turns > 0, names + "_" + (turns + 1).astype("str"))
 
 
 def _require_same(output: Path, files: pd.DataFrame, overwrite: bool) -> None:
@@ -145,34 +130,8 @@ def _require_same(output: Path, files: pd.DataFrame, overwrite: bool) -> None:
     found = [path for path in output.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir()]
     if others := sorted({path.relative_to(output).as_posix() for path in found} - kept):
         remedy = "remove them" if overwrite else "use overwrite=true for those of this split, remove others"
-        raise UserError(  # images of another split would be in two parts at once
-            f"output={output} holds {len(others)} images that are not of this split, or were made with other "
-            f"settings, {others[0]} first: {remedy}, or name another folder with output=..."
-        )
+        # images of another split would be in two parts at once
+        what = f"{len(others)} images of another split or other settings, {others[0]} first"
+        raise UserError(f"output={output} holds {what}: {remedy}, or name another folder with output=...")
     for path in found if overwrite else []:
         path.unlink()
-
-
-def _write_image(target: Path, datamodule: ClassificationDataModule, row: int, config: DictConfig) -> None:
-    """Write a sample as an upright image of its own, which is never enlarged."""
-    reading, picture, box = datamodule.preprocessing, datamodule.image(row), datamodule.box(row)
-    width, height = upright_size(picture, box)
-    scale = 1.0 if config.size is None else min(1.0, config.size / min(width, height))
-    sides = (max(1, round(height * scale)), max(1, round(width * scale)))
-    pixels = decode(picture, box, everything, sides, interpolation=reading.interpolation, channels=reading.channels)
-    image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
-    image.save(target, FORMATS[config.format], quality=config.quality)  # PNG ignores it
-
-
-def _link(target: Path, source: Path, mode: str) -> None:
-    try:
-        if mode == "copy":
-            shutil.copy2(source, target)
-        elif mode == "hardlink":
-            target.hardlink_to(source)
-        else:
-            # Relative: it holds where data and output move together, or are mounted elsewhere in a container.
-            # From the true folder, as `..` leads out of that one.
-            target.symlink_to(os.path.relpath(source, target.parent.resolve()))
-    except (OSError, ValueError) as error:  # another file system or drive, or links are not allowed
-        raise UserError(f"cannot make a {mode} of {source} in {target.parent} ({error}): use mode=copy") from error

@@ -1,6 +1,7 @@
 """An image, read to its end -> its size, what is wrong with it or unusual, and what to recognise copies by."""
 
 import hashlib
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,6 @@ from classifier.data.image import ArrayImage, Box, Picture, StoredImage, cut_and
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
-PNG_DEPTH = 24  # the byte of a PNG that holds its bits per channel
-TIFF_BITS = 258  # tag
-TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes
-SAME_CONTENT = {"MPO": "JPEG"}  # several JPEGs in a file: what some cameras write as .jpg
 
 
 class Facts(NamedTuple):
@@ -48,7 +45,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             content = picture.read_bytes()
             if not content:
                 return _unusable("empty file", "0 bytes")
-            digest = _digest(content)
+            digest = hashlib.blake2b(content).digest()
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
@@ -56,7 +53,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
-            digest = _digest(np.ascontiguousarray(pixels).tobytes(), pixels.shape)
+            digest = hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode()).digest()
             notes = _notes(picture) if isinstance(picture, Image.Image) else {}
             stored = open_image(pixels)
         if boxes is None:
@@ -71,16 +68,11 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
         cause, reason = cause_of(error)
         if isinstance(cause, Image.DecompressionBombError):
             return _unusable("too many pixels", reason)
-        cut_off = "truncated" in reason.lower() or "cut off" in reason.lower()
-        return _unusable("truncated" if cut_off else "unreadable", reason)
+        return _unusable("truncated" if re.search("truncated|cut off", reason.lower()) else "unreadable", reason)
 
 
 def _unusable(kind: str, detail: str) -> Facts:
     return Facts(0, 0, {kind: detail}, b"", np.zeros((1, THUMBNAIL, THUMBNAIL), np.uint8))
-
-
-def _digest(content: bytes, shape: tuple[int, ...] = ()) -> bytes:
-    return hashlib.blake2b(content, digest_size=16, salt=repr(shape).encode()[:16]).digest()
 
 
 def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
@@ -90,19 +82,18 @@ def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
 
 def _notes(image: Image.Image, content: bytes = b"", path: Path | None = None) -> dict[str, str]:
     """What is unusual about an image, and where it is a file, about that."""
-    bits = content[PNG_DEPTH] if image.format == "PNG" else 0
-    if image.format == "TIFF":
-        bits = max(image.tag_v2.get(TIFF_BITS, (0,)))  # type: ignore[attr-defined]
+    deep = image.mode[0] in "IF" or (image.format == "PNG" and content[24] > 8)  # its byte of bits per channel
     found = {
-        "16 bits": f"mode {image.mode}" if image.mode[0] in "IF" or bits > 8 else None,
+        "16 bits": f"mode {image.mode}" if deep else None,
         "CMYK": "" if image.mode == "CMYK" else None,
         "palette": "" if image.mode in ("P", "PA") else None,
-        "transparency": "" if image.mode in TRANSPARENT or "transparency" in image.info else None,
+        "transparency": "" if image.mode[-1] in "Aa" or "transparency" in image.info else None,
     }
     if path is not None:
-        form = SAME_CONTENT.get(image.format or "", image.format)
+        several = image.format == "MPO"  # JPEGs in a file: what some cameras write as .jpg
+        form = "JPEG" if several else image.format
         orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
-        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        animated = not several and getattr(image, "is_animated", False)
         right = form == Image.registered_extensions().get(path.suffix.lower())
         found["wrong extension"] = None if right else f"{form} content"
         found["several frames"] = "" if animated else None

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,21 @@ import pandas as pd
 import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from classifier.errors import UserError, did_you_mean, require_whole
 from classifier.files import write_csv
 from classifier.runs import on_main_process
 
 TARGET = "._target_"
-ABSENT = "null"  # a key that a config lacks counts as off
+DEVIATION = " deviation"
 PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
 MAIN_METRICS = ("test/acc", "test/f1", "val/acc", "val/loss")  # printed beside the one sorted by; --csv has all
-DEFAULT_METRIC = "val/acc"  # where the runs do not all monitor the same
-FILE_WIDTH = 10_000  # columns of a table that does not go to a terminal
 # a hundred runs take 0.2 s with libyaml, 3 s without
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def compare(
-    folder: Path,
-    *,
-    sort: str | None = None,
-    over: Sequence[str] = (),
-    name: str | None = None,
-    limit: int | None = None,
-    csv: str | None = None,
+    folder: Path, *, sort: str = "", over: Sequence[str] = (), name: str = "", limit: int = sys.maxsize, csv: str = ""
 ) -> None:
     """Print the runs below `folder`, the best first.
 
@@ -50,47 +39,51 @@ def compare(
         csv: A file for all metrics; `-` prints them instead of the table.
 
     Raises:
-        UserError: There is no such folder, run, metric or setting.
+        UserError: There is no such run, metric or setting.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name the one that holds the runs, such as logs")
-    if limit is not None:
-        require_whole("--limit", limit, 1)
-    runs, unreadable = read_runs(folder)
-    _report_left_out("unreadable", unreadable)
-    runs = runs[runs["run", "run"].str.contains(name or "", regex=False)]
+    require_whole("--limit", limit, 1)
+    runs, left_out = read_runs(folder)
+    runs = runs[runs["run", "run"].str.contains(name, regex=False)]
     if over:
         unfinished = runs["run", "state"] == "unfinished"
-        _report_left_out("unfinished", runs["run", "run"][unfinished].tolist())
+        left_out += [f"{name} (unfinished)" for name in runs["run", "run"][unfinished]]
         runs = runs[~unfinished]
+    if left_out:
+        print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     if runs.empty:
-        wanted = ("finished " if over else "") + "run" + (f" with {name!r} in its path" if name else "")
-        raise UserError(f"{folder} holds no {wanted}: name another folder, or --name")
+        raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     for key in over:
         _require_known("--over", key, part(runs, "settings"))
     monitored = runs["run", "monitor"]
-    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else DEFAULT_METRIC)
-    modes = runs["run", "mode"][monitored == metric].unique()
+    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
+    modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
-    smallest = modes[0] == "min" if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
+    smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
     rows = averaged(runs, over) if over else runs
-    if sort is not None:
+    if sort:
         _require_known("--sort", sort, part(rows, "metrics"))
     if ("metrics", metric) in rows:
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
-    rows = rows.head(limit or len(rows))
-    if csv is not None:
-        write_metrics(rows, csv)
-    if csv != "-":
-        print_table(rows, metric)
-        shown = f"{len(rows)} means" if over else f"{len(rows)}"
-        print(f"{shown} of {len(runs)} runs by {metric}, the {'smallest' if smallest else 'largest'} first")
+    rows = rows.head(limit)
+    about, metrics, settings = (part(rows, name) for name in ("run", "metrics", "settings"))
+    about, different = about[["run", "runs", "state"]], settings[differing(settings)]
+    table = pd.concat([about, metrics.sort_index(axis=1), different], axis=1)
+    if csv == "-":
+        table.to_csv(sys.stdout, index=False)
+        return
+    if csv:
+        write_csv(Path(csv), table, "--csv")
+    shown = [key for key in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")) if key in metrics]
+    table = pd.concat([about, *(_cells(metrics, key) for key in shown), different], axis=1).set_index("run")
+    print(table.rename_axis(index=None, columns="run").to_string())
+    order = "smallest" if smallest else "largest"
+    print(f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}, the {order} first")
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """One row for each run below `folder`, ordered by path, and the run directories that cannot be read.
 
-    The columns have two levels: `run` (run, n, state, monitor, mode), `metrics`, their `deviations`, and `settings`.
+    The columns have two levels: `run` (run, runs, state, monitor, mode), `metrics`, and `settings`.
     """
     read, unreadable = [], []
     for parent, folders, files in os.walk(folder):
@@ -98,7 +91,7 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         if not {"config.yaml", "metrics.csv", "checkpoints"} & {*files, *folders}:
             continue
         folders.clear()  # a run holds no other runs
-        name = _printable(os.path.relpath(parent, folder))
+        name = _text(os.path.relpath(parent, folder))
         try:
             read.append(_read_run(Path(parent), name))
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -106,10 +99,10 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     # a loss that is not finite cannot be compared
     metrics = pd.DataFrame([run[1] for run in read], dtype=float).replace([np.inf, -np.inf], np.nan)
     levels = {
-        "run": pd.DataFrame([run[0] for run in read], columns=["run", "n", "state", "monitor", "mode"]),
+        "run": pd.DataFrame([run[0] for run in read], columns=["run", "runs", "state", "monitor", "mode"]),
         "metrics": metrics,
-        "deviations": metrics * np.nan,
-        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna(ABSENT),
+        # a key that a config lacks counts as off
+        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna("null"),
     }
     return pd.concat(levels, axis=1), unreadable
 
@@ -122,8 +115,6 @@ def part(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], dict[Any, float], dict[str, str]]:
     """What is known of a run, its metrics, its settings. An unfinished run has the metrics of its best epoch so far."""
     config = yaml.load((path / "config.yaml").read_bytes(), Loader)
-    if not isinstance(config, dict):
-        raise ValueError("config.yaml is cut off")
     monitor, mode = str(config["monitor"]), str(config["mode"])
     state, final, by_epoch = "unfinished", path / "metrics.json", path / "metrics.csv"
     metrics: dict[Any, float] = {}
@@ -156,12 +147,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return _printable(value) if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-
-
-def _printable(text: str) -> str:
-    """`text` without the parts of a path that are not UTF-8, which cannot be printed."""
+    r"""A value as it is typed on the command line, with bytes that are not UTF-8 as `\udcff`."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -171,22 +158,16 @@ def differing(settings: pd.DataFrame) -> list[str]:
     If two runs use different targets, only the target is shown, not the arguments that just one of them has. A copy
     of another setting, such as `data.seed`, is not shown either.
     """
-
-    def differs(key: str) -> bool:
-        parts = key.split(".")
-        parents = [".".join(parts[:end]) + TARGET for end in range(1, len(parts))]
-        built_by = [target for target in parents if target in settings]
-        columns = [column for column in (*built_by, key, key + TARGET) if column in settings]
-        values = settings[columns].drop_duplicates()
-        return bool(values.duplicated(built_by).any()) if built_by else len(values) > 1
-
-    def repeats(key: str) -> bool:
-        return any(key.endswith(f".{other}") and settings[key].equals(settings[other]) for other in found)
-
-    varied = settings.columns[settings.nunique() > 1]
+    targets = [str(name) for name in settings if str(name).endswith(TARGET)]
+    found = []
     # two targets may end in the same word
-    found = [key for key in dict.fromkeys(key.removesuffix(TARGET) for key in varied) if differs(key)]
-    return [key for key in found if not repeats(key)]
+    for key in dict.fromkeys(key.removesuffix(TARGET) for key in settings.columns[settings.nunique() > 1]):
+        built_by = [target for target in targets if key.startswith(target.removesuffix("_target_"))]
+        values = settings[[*built_by, *settings.columns.intersection([key, key + TARGET])]].drop_duplicates()
+        if not built_by or values.duplicated(built_by).any():
+            found.append(key)
+    copies = {a for a, b in permutations(found, 2) if a.endswith(f".{b}") and settings[a].equals(settings[b])}
+    return [key for key in found if key not in copies]
 
 
 def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
@@ -201,64 +182,27 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     group = settings.groupby(keys, sort=False).ngroup() if keys else pd.Series(0, settings.index)
     first = ~group.duplicated()
     metrics = part(runs, "metrics").groupby(group)
+    deviations = metrics.std(skipna=False).dropna(axis=1, how="all").add_suffix(DEVIATION)
     levels = {
-        "run": part(runs, "run")[first].set_index(group[first]).assign(n=metrics.size()),
-        "metrics": metrics.mean(skipna=False),
-        "deviations": metrics.std(skipna=False),
+        "run": part(runs, "run")[first].set_index(group[first]).assign(runs=metrics.size()),
+        "metrics": metrics.mean(skipna=False).join(deviations),
         "settings": settings[first].set_index(group[first]),
     }
     return pd.DataFrame(pd.concat(levels, axis=1))
 
 
-def print_table(rows: pd.DataFrame, metric: str) -> None:
-    """Print the rows with the main metrics and with the settings in which they differ."""
-    known, deviations, settings = part(rows, "metrics"), part(rows, "deviations"), part(rows, "settings")
-    averages = deviations.notna().any(axis=None)
-    cells = part(rows, "run")[["run", "n", "state"] if averages else ["run", "state"]].astype(str)
-    if averages:
-        cells["run"] += [f" and {count - 1} more" if count > 1 else "" for count in rows["run", "n"]]
-    for name in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")):
-        if name in known:
-            digits = 4 if "/" in name else int(averages)
-            cells[name] = known[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna("")
-            cells[name] += deviations[name].map(f" ± {{:.{digits}f}}".format, na_action="ignore").fillna("")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in map(str, cells):
-        is_text = column in ("run", "state")
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=column != "run")
-    for key in (different := differing(settings)):
-        table.add_column(key, overflow="fold")
-    for row in cells.join(settings[different], rsuffix=" ").to_numpy():
-        table.add_row(*map(Text, row))  # Text: brackets are not markup
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
-
-
-def write_metrics(rows: pd.DataFrame, target: str) -> None:
-    """Write all metrics, and the settings in which the rows differ, to a file, or to stdout for `-`.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    about = part(rows, "run")[["run", "n", "state"]].rename(columns={"n": "runs"})
-    metrics, settings = part(rows, "metrics").sort_index(axis=1), part(rows, "settings")
-    deviations = part(rows, "deviations").dropna(axis=1, how="all").sort_index(axis=1).add_suffix(" deviation")
-    table = pd.concat([about, metrics, deviations, settings[differing(settings)]], axis=1)
-    if target == "-":
-        table.to_csv(sys.stdout, index=False)
-    else:
-        write_csv(Path(target), table, "--csv")
+def _cells(metrics: pd.DataFrame, name: str) -> pd.Series:
+    """A metric as text, with its deviation if it has one."""
+    number = f"{{:.{4 if '/' in name else 1}f}}".format
+    cells = metrics[name].map(number, na_action="ignore").fillna("")
+    if name + DEVIATION in metrics:
+        cells += (" ± " + metrics[name + DEVIATION].map(number, na_action="ignore")).fillna("")
+    return cells
 
 
 def _require_known(option: str, value: str, known: pd.DataFrame) -> None:
     if value not in known:
         raise UserError(f"{option} {value}: no run has it, {did_you_mean(value, known.columns)}")
-
-
-def _report_left_out(why: str, names: Sequence[str]) -> None:
-    """One line on stderr."""
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"left out ({why}): {', '.join(names[:3])}{more}", file=sys.stderr)
 
 
 class Leaderboard(Callback):

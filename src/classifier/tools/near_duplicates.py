@@ -36,7 +36,11 @@ def near_duplicates(thumbnails: np.ndarray, images: np.ndarray, workers: int = 1
     rows = np.flatnonzero(thumbnails.std(axis=(1, 2)) >= FLAT)
     if len(rows) < 2:
         return []
-    hashes, numbers = perceptual_hashes(thumbnails[rows]), images[rows]
+    numbers = images[rows]
+    # which of the 63 lowest frequencies lie above their median
+    spectrum = dctn(thumbnails[rows].astype(np.float32), axes=(1, 2))[:, :8, :8].reshape(len(rows), 64)[:, 1:]
+    bits = np.packbits(spectrum > np.median(spectrum, axis=1, keepdims=True), axis=1)
+    hashes = np.ascontiguousarray(bits).view(np.uint64)[:, 0]
     unit = thumbnails[rows].reshape(len(rows), -1).astype(np.float32)
     unit -= unit.mean(axis=1, keepdims=True)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -45,16 +49,19 @@ def near_duplicates(thumbnails: np.ndarray, images: np.ndarray, workers: int = 1
 
     def links_from(start: int) -> np.ndarray:
         """int64 (links, 2): positions in `rows` of a block of them, and of later ones that are like them."""
-        bits = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
-        first, second = np.nonzero(bits <= MAX_BITS)
+        different = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
+        first, second = np.nonzero(different <= MAX_BITS)
         later = (second > first) & (numbers[first + start] != numbers[second + start])
         first, second = first[later] + start, second[later] + start
         pairs = np.stack([first, second], axis=1)
         chunks = [pairs[at : at + CONFIRMED] for at in range(0, len(pairs), CONFIRMED)]
         alike = [np.einsum("ij,ij->i", *unit[chunk.T]) >= MIN_CORRELATION for chunk in chunks]
-        links = pairs[np.concatenate([np.zeros(0, bool), *alike])]
+        links: np.ndarray = pairs[np.concatenate([np.zeros(0, bool), *alike])]
+        if len(links) < len(rows):
+            return links
         # frames of a resting camera are all alike: a thousand of them are half a million pairs, and a thousand links
-        return links if len(links) < len(rows) else _fewest_links(links, len(rows))
+        groups = _connected(links, len(rows))
+        return np.concatenate([np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1) for group in groups])
 
     starts = range(0, len(rows), block)  # numpy lets other threads run
     links = np.concatenate(list(tracked(parallel_map(links_from, starts, workers), "comparing", len(starts))))
@@ -67,17 +74,3 @@ def _connected(links: np.ndarray, count: int) -> list[np.ndarray]:
     numbers = pd.Series(connected_components(matrix, directed=False)[1])
     shared = numbers[numbers.duplicated(keep=False)]
     return [np.asarray(rows) for rows in shared.groupby(shared).groups.values()]
-
-
-def _fewest_links(links: np.ndarray, count: int) -> np.ndarray:
-    """Those that join the same groups."""
-    stars = [np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1) for group in _connected(links, count)]
-    return np.concatenate(stars)
-
-
-def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """uint64 (N,) for uint8 (N, 16, 16): which of the 63 lowest frequencies lie above their median."""
-    spectrum = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :8, :8].reshape(len(thumbnails), 64)[:, 1:]
-    bits = np.packbits(spectrum > np.median(spectrum, axis=1, keepdims=True), axis=1)
-    hashes: np.ndarray = np.ascontiguousarray(bits).view(np.uint64)[:, 0]
-    return hashes

@@ -1,7 +1,6 @@
 """What the training images are like: mean and standard deviation of their pixels, classes, sizes."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from classifier.files import require_outside, whole_file
 from classifier.parallel import parallel_map, tracked, worker_count
 from classifier.tools.data import class_counts, class_table, open_data
 
-log = logging.getLogger(__name__)
-
 VALUES = np.arange(256) / 255  # what uint8 pixels stand for
 
 
@@ -30,31 +27,32 @@ def statistics(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: Wrong input; no training images.
     """
-    path = None if config.json is None else Path(config.json)
     datamodule = open_data(config)
-    if path is not None:
-        require_outside(path, datamodule.root, key="json")
+    if config.json is not None:
+        require_outside(Path(config.json), datamodule.root, key="json")
     histograms, sizes = measure(datamodule)
-    mean, std = mean_and_std(histograms)
+    shares = histograms / histograms.sum(1, keepdims=True)
+    mean = shares @ VALUES
+    # over all pixels: the mean of the images' own deviations would leave out that images differ
+    std = np.sqrt((shares * (VALUES - mean[:, None]) ** 2).sum(1))
     ranges = sizes.assign(aspect=sizes["width"] / sizes["height"]).agg(["min", "median", "max"]).astype(float)
     counts = class_counts(datamodule.samples[datamodule.samples["split"].notna()])
+    height, width = datamodule.preprocessing.image_size
     found: dict[str, Any] = {
         "images": len(sizes),
-        "image_size": list(datamodule.preprocessing.image_size),
+        "image_size": [height, width],
         "mean": mean.tolist(),
         "std": std.tolist(),
         "sizes": ranges.to_dict(),
         "classes": counts.drop(columns="all").to_dict(orient="index"),
     }
     print(f"training images:\n{ranges.T.to_string(float_format='{:.4g}'.format)}\n\n{class_table(counts)}")
-    height, width = found["image_size"]
     print(f"pixels of {len(sizes)} training images at {width}x{height}, from 0 to 1; to train with them:")
     # quoted for shells to which brackets are a pattern
     print(" ".join(f'"model.{key}=[{",".join(f"{value:.4g}" for value in found[key])}]"' for key in ("mean", "std")))
-    if path is not None:
-        with whole_file(path, key="json") as scratch:
+    if config.json is not None:
+        with whole_file(Path(config.json), key="json") as scratch:
             scratch.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        log.info("%s", path)
     return found
 
 
@@ -69,10 +67,7 @@ def measure(datamodule: ClassificationDataModule) -> tuple[np.ndarray, pd.DataFr
         UserError: There is no training part.
     """
     if "train" not in datamodule.parts:
-        raise UserError(
-            f"{datamodule.root} has no training images, which these numbers describe: "
-            "name another split with data.split_file=..., or lower data.test_fraction"
-        )
+        raise UserError(f"{datamodule.root} has no training images: use data.split_file=... or data.test_fraction=0.2")
 
     def read(row: int) -> tuple[list[np.ndarray], tuple[int, int]]:
         picture, box = datamodule.image(row), datamodule.box(row)
@@ -87,13 +82,3 @@ def measure(datamodule: ClassificationDataModule) -> tuple[np.ndarray, pd.DataFr
         total += histograms
         sizes.append(size)
     return total, pd.DataFrame(sizes, columns=["width", "height"])
-
-
-def mean_and_std(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of pixels in 0 to 1, from their histograms int64 (C, 256): float64 (C,) each, over the whole population.
-
-    The mean of the images' own standard deviations would be too small: it leaves out that images differ.
-    """
-    shares = histograms / histograms.sum(1, keepdims=True)
-    mean = shares @ VALUES
-    return mean, np.sqrt((shares * (VALUES - mean[:, None]) ** 2).sum(1))
