@@ -19,8 +19,8 @@ from benchmarks.networks import CLASSES, NO_WEIGHT, RESNET18, SMALL_CNN, BareLoo
 from classifier.data.loader import Batch
 from classifier.runs import CONFIG_DIR, plain
 from classifier.training.finetune import FineTuning
+from classifier.training.hardware import speed_up
 from classifier.training.module import ImageClassifier
-from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 
 WARM_UP = 2  # turns that do not count

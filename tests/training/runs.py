@@ -11,29 +11,16 @@ from torch.utils.data import DataLoader
 from classifier.training.module import Batch, ImageClassifier
 from classifier.training.trainer import make_trainer
 
-CNN: dict[str, Any] = {
-    "_target_": "classifier.models.SimpleCNN",
-    "widths": [4, 8],
-    "batch_norm": True,
-    "hidden": [],
-    "drop_rate": 0.2,
-    "pretrained": False,
-}
+CNN: dict[str, Any] = {"_target_": "classifier.models.SimpleCNN", "widths": [4, 8], "hidden": [], "drop_rate": 0.2}
 ADAMW: dict[str, Any] = {"_target_": "torch.optim.AdamW", "lr": 0.01}
 
 
-def make_classifier(
-    num_classes: int = 3, size: int = 8, channels: int = 1, weight_seed: int = 0, **settings: Any
-) -> ImageClassifier:
-    torch.manual_seed(weight_seed)
-    arguments: dict[str, Any] = {
-        "model": CNN,
-        "classes": [f"class {number}" for number in range(num_classes)],
-        "preprocessing": {"image_size": [size, size], "channels": channels},
-        "optimizer": ADAMW,
-        "trusted": True,
-    }
-    return ImageClassifier(**{**arguments, **settings})
+def make_classifier(num_classes: int = 3, size: int = 8, channels: int = 1, **settings: Any) -> ImageClassifier:
+    torch.manual_seed(0)
+    classes = [f"class {number}" for number in range(num_classes)]
+    preprocessing = {"image_size": [size, size], "channels": channels}
+    given: dict[str, Any] = {"model": CNN, "classes": classes, "preprocessing": preprocessing, "optimizer": ADAMW}
+    return ImageClassifier(**{**given, "trusted": True, **settings})
 
 
 def random_images(count: int, size: int = 8, channels: int = 1, seed: int = 0) -> torch.Tensor:

@@ -25,16 +25,11 @@ class History(pl.Callback):
         self.weights: list[Weights] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._note(pl_module)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
         if trainer.global_step == len(self.weights):
-            self._note(pl_module)
+            self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
 
-    def _note(self, module: pl.LightningModule) -> None:
-        self.weights.append({name: value.clone() for name, value in module.state_dict().items()})
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.on_train_start(trainer, pl_module)
 
 
 def average(history: list[Weights], decay: float) -> Weights:
@@ -51,13 +46,7 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def load(path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
-    return checkpoint
-
-
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("decay", [0.3, 0.999])
+@pytest.mark.parametrize(("decay", "accumulated"), [(0.3, 1), (0.999, 2)])
 def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path) -> None:
     history = History()
     callbacks = [WeightAverage(decay), history, LastCheckpoint(dirpath=tmp_path)]
@@ -65,7 +54,7 @@ def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path)
     model = runs.make_classifier()
     trainer.fit(model, runs.loader(), runs.loader())
 
-    checkpoint = load(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt")
     assert len(history.weights) == 1 + trainer.global_step == 1 + 4 * (3 if accumulated == 1 else 2)
     expected = average(history.weights, decay)
     for name, value in checkpoint["state_dict"].items():
@@ -75,13 +64,11 @@ def test_average_is_that_by_hand(decay: float, accumulated: int, tmp_path: Path)
     assert same(model.state_dict(), checkpoint["state_dict"]), "after the fit, the module has the average"
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_training_does_not_notice(shared: bool, tmp_path: Path) -> None:
+def test_training_does_not_notice(tmp_path: Path) -> None:
     plain, averaged = History(), History()
     for callbacks in ([plain], [WeightAverage(0.9), averaged]):
         model = runs.make_classifier()
-        if shared:  # weights with two names
-            model.network.again = model.network.features
+        model.network.again = model.network.features  # weights with two names
         trainer = runs.trainer(tmp_path, callbacks, max_epochs=2, num_sanity_val_steps=1)
         trainer.fit(model, runs.loader(), runs.loader())
     assert all(same(*pair) for pair in zip(plain.weights, averaged.weights, strict=True))
@@ -96,43 +83,37 @@ def loss_of(weights: Weights) -> float:
 
 
 def test_average_is_what_is_validated_tested_and_best(tmp_path: Path) -> None:
-    best = BestCheckpoint(dirpath=tmp_path, monitor="val/loss", mode="min")
+    best: Any = BestCheckpoint(dirpath=tmp_path, monitor="val/loss", mode="min")
     model = runs.make_classifier()
     trainer = runs.trainer(tmp_path, [WeightAverage(0.99), best], max_epochs=5)
     trainer.fit(model, runs.loader(), runs.loader())
-    checkpoint = load(tmp_path / "best.ckpt")
-    assert best.best_model_score is not None
-    assert best.best_model_score.item() == pytest.approx(loss_of(checkpoint["state_dict"]), rel=1e-5)
-    assert best.best_model_score.item() != pytest.approx(loss_of(checkpoint[TRAINING_WEIGHTS]), rel=1e-3)
+    checkpoint, score = torch.load(tmp_path / "best.ckpt"), best.best_model_score.item()
+    assert score == pytest.approx(loss_of(checkpoint["state_dict"]), rel=1e-5)
+    assert score != pytest.approx(loss_of(checkpoint[TRAINING_WEIGHTS]), rel=1e-3)
     [tested] = trainer.test(model, runs.loader(), ckpt_path=tmp_path / "best.ckpt", weights_only=True, verbose=False)
-    assert tested["test/loss"] == pytest.approx(best.best_model_score.item(), rel=1e-5)
-    [validated] = trainer.validate(model, runs.loader(), verbose=False)
-    assert validated["val/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
+    assert tested["test/loss"] == pytest.approx(score, rel=1e-5)
 
 
 def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
-    """Within and after the last validation, at the end of training and after the fit."""
+    """Within and after the last validation, and after the fit."""
 
     def save(name: str) -> Any:
         return lambda trainer, *_: trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
 
-    moments = LambdaCallback(
-        on_validation_batch_end=save("within"), on_validation_end=save("validated"), on_train_end=save("end")
-    )
+    moments = LambdaCallback(on_validation_batch_end=save("within"), on_validation_end=save("validated"))
     trainer = runs.trainer(tmp_path, [WeightAverage(0.99), moments], max_epochs=2)
     trainer.fit(runs.make_classifier(), runs.loader(), runs.loader())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    checkpoints = [load(tmp_path / f"{name}.ckpt") for name in ("within", "validated", "end", "after")]
-    for key in ("state_dict", TRAINING_WEIGHTS):
-        assert all(same(checkpoints[0][key], other[key]) for other in checkpoints)
+    first, *others = [torch.load(tmp_path / f"{name}.ckpt") for name in ("within", "validated", "after")]
+    assert all(same(first[key], other[key]) for other in others for key in ("state_dict", TRAINING_WEIGHTS))
 
 
 def test_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
-    def fit(folder: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
+    def fit(folder: Path, ckpt_path: Path | None = None) -> Any:
         keep = LastCheckpoint(dirpath=folder, filename="step={step}", every_n_train_steps=2)
         trainer = runs.trainer(tmp_path, [WeightAverage(0.99), keep], max_epochs=3)
         trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
-        return load(folder / "step=9.ckpt")
+        return torch.load(folder / "step=9.ckpt")
 
     whole = fit(tmp_path / "whole")
     for step in (3, 6):  # (the plain loader of these tests has no place within an epoch)
@@ -141,27 +122,21 @@ def test_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
         assert same(resumed[TRAINING_WEIGHTS], whole[TRAINING_WEIGHTS])
 
 
-@pytest.mark.parametrize("decay", [0.05, 0.999])
-def test_what_does_not_change_stays_to_the_bit(decay: float, tmp_path: Path) -> None:
+def test_what_does_not_change_stays_to_the_bit(tmp_path: Path) -> None:
     model = runs.make_classifier(optimizer={"_target_": "torch.optim.SGD", "lr": 0.0})
     before = {name: value.clone() for name, value in model.named_parameters()}
-    scale = model.normalize.scale.clone()
-    runs.trainer(tmp_path, [WeightAverage(decay)], max_epochs=8).fit(model, runs.loader(), runs.loader())
+    runs.trainer(tmp_path, [WeightAverage(0.05)], max_epochs=8).fit(model, runs.loader(), runs.loader())
     assert same(before, dict(model.named_parameters()))
-    assert torch.equal(model.normalize.scale, scale)
     assert model.network.get_buffer("features.0.1.num_batches_tracked") == 24
 
 
-@pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5, "much", True])
+@pytest.mark.parametrize("decay", [0, 1.5, "much", True])
 def test_a_bad_decay(decay: Any) -> None:
     with pytest.raises(UserError, match=f"ema={decay} must"):
         WeightAverage(decay)
 
 
-def test_half_precision_and_divided_weights_are_refused(tmp_path: Path) -> None:
-    model = runs.make_classifier().bfloat16()
-    with pytest.raises(UserError, match=r"ema=0\.999.* trainer\.precision=bf16-mixed"):
-        runs.trainer(tmp_path, [WeightAverage(0.999)], max_epochs=1).fit(model, runs.loader(), runs.loader())
-    trainer = runs.trainer(tmp_path, strategy=ModelParallelStrategy())
-    with pytest.raises(UserError, match=r"ema=null.* trainer\.strategy=ddp"):
-        WeightAverage(0.999).setup(trainer, runs.make_classifier(), "fit")
+@pytest.mark.parametrize("setting", [{"precision": "bf16-true"}, {"strategy": ModelParallelStrategy()}])
+def test_half_precision_and_divided_weights_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ema=null.* trainer\.precision=bf16-mixed trainer\.strategy=ddp"):
+        WeightAverage(0.999).setup(runs.trainer(tmp_path, **setting), runs.make_classifier(), "fit")

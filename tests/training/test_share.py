@@ -18,8 +18,7 @@ def photos(folder: Path) -> ImageFolderDataModule:
     return ImageFolderDataModule(folder, image_size=8, channels=1, batch_size=8, num_workers=0)
 
 
-@pytest.mark.parametrize("limit", [None, 5])
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize(("accumulate", "limit"), [(1, None), (4, None), (4, 5)])
 def test_a_step_has_the_mean_gradient_of_its_images(
     accumulate: int, limit: int | None, folder: Path, tmp_path: Path
 ) -> None:
@@ -41,5 +40,4 @@ def test_a_step_has_the_mean_gradient_of_its_images(
         functional.cross_entropy(reference(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert trainer.global_step == -(-len(batches) // accumulate)
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(value, reference.state_dict()[name], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict(), atol=1e-6, rtol=1e-5)

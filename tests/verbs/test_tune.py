@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.verbs.command import BARE, QUICK, finish, metrics, refuse, rows, runs, start, succeed
 
@@ -17,25 +16,20 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and lim
 
 
 def test_learning_rate(folder: Path, tmp_path: Path) -> None:
-    with_tensorboard = (*BARE[:2], *QUICK, f"data.root={folder}", "tune=lr")
-    last = succeed("train", *with_tensorboard, "optimizer.lr=123", cwd=tmp_path).out.strip().splitlines()[-1]
+    arguments = (*BARE, f"data.root={folder}", "tune=lr")
+    last = succeed("train", *arguments, "optimizer.lr=123", cwd=tmp_path).out.strip().splitlines()[-1]
     assert re.fullmatch(r"optimizer\.lr=[\d.e-]+", last)
     assert 1e-5 < float(last.partition("=")[2]) < 0.1
     assert runs(tmp_path / "logs") == []  # what `latest` looks for
     [run_dir] = (tmp_path / "logs" / "folder_cnn").iterdir()
-    names = {path.name for path in run_dir.iterdir() if not path.name.startswith("events.out")}
-    assert names == {"lr_find.png", "lr_find.csv"}
+    assert {path.name for path in run_dir.iterdir()} == {"lr_find.png", "lr_find.csv"}
     with Image.open(run_dir / "lr_find.png") as image:
         assert min(image.size) > 300
     curve = rows(run_dir / "lr_find.csv")
     assert float(curve[0]["rate"]) == pytest.approx(1e-6)
     assert float(curve[0]["loss"]) == pytest.approx(1.1, abs=0.4)  # 3 classes
-    events = EventAccumulator(str(run_dir))
-    events.Reload()
-    assert events.Tags()["images"] == ["lr_find"]
-    repeated = succeed("train", *BARE, f"data.root={folder}", "tune=lr", last, "run_dir=out", cwd=tmp_path)
+    repeated = succeed("train", *arguments, last, cwd=tmp_path)
     assert repeated.out.strip().splitlines()[-1] == last  # whatever the rate of the config
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lr_find.png", "lr_find.csv"}
 
 
 def test_a_loss_that_does_not_fall(folder: Path, tmp_path: Path) -> None:
@@ -71,7 +65,7 @@ def test_batch_size(folder: Path, tmp_path: Path) -> None:
     arguments = ("trainer=gpu", "tune=batch_size", "data.batch_size=6", "trainer.accumulate_grad_batches=2")
     result = succeed("train", *BARE, *arguments, f"data.root={folder}", cwd=tmp_path)
     tried = [int(size) for size in re.findall(r"data\.batch_size=(\d+) .*fits", result.out)]
-    assert tried == [2, 3, 4, 6, 8, 12, 16, 32]  # of 42 training images
+    assert tried == [2, 4, 8, 16, 32]  # of 42 training images
     assert result.out.strip().splitlines()[-1] == "data.batch_size=12 trainer.accumulate_grad_batches=1"
     assert not (tmp_path / "logs").exists()
 

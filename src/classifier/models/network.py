@@ -50,11 +50,6 @@ def register_network(target: str) -> None:
     _registered.add(target)
 
 
-def known_networks() -> frozenset[str]:
-    """The networks that a checkpoint may name: those of configs/model/*.yaml, and those that were registered."""
-    return known_targets("model") | _registered
-
-
 def build_model(
     config: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: Sequence[int], trusted: bool = True
 ) -> tuple[Normalize, nn.Module]:
@@ -74,9 +69,8 @@ def build_model(
     if not trusted:
         _require_known(settings)
     mean, std = settings.pop("mean", None), settings.pop("std", None)
-    network: nn.Module = build(
-        settings, "model", num_classes=num_classes, in_chans=in_chans, image_size=list(image_size)
-    )
+    made_for: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "image_size": list(image_size)}
+    network: nn.Module = build(settings, "model", **made_for)
     published = getattr(network, "pretrained_cfg", {})
     mean = _per_channel(mean or published.get("mean", IMAGENET_MEAN), in_chans, "mean")
     std = _per_channel(std or published.get("std", IMAGENET_STD), in_chans, "std")
@@ -89,10 +83,10 @@ def _require_known(config: Mapping[str, Any]) -> None:
     `torch.nn.functional.torch.utils.collect_env.run`, for one, runs commands.
     """
     target = config.get("_target_")
-    if str(target) not in known_networks():
+    if str(target) not in known_targets("model") | _registered:
         raise UserError(
-            f"model._target_={target} is not built from a checkpoint: for a network of your own, write a "
-            f'configs/model/NAME.yaml with that _target_, or call classifier.models.register_network("{target}") first'
+            f"model._target_={target} is not built from a checkpoint: for your own network, write a configs/model/NAME."
+            f'yaml with that _target_, or call classifier.models.register_network("{target}") first'
         )
     require_plain({key: value for key, value in config.items() if key != "_target_"}, "model")
 
@@ -100,12 +94,9 @@ def _require_known(config: Mapping[str, Any]) -> None:
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:
     numbers = list(values) if isinstance(values, (list, tuple)) else []
     fits = all(isinstance(number, (int, float)) and (key == "mean" or number > 0) for number in numbers)
-    if fits and channels == 1 and len(numbers) == 3:
-        numbers = [sum(numbers) / 3]
-    if not fits or len(numbers) != channels:
-        kind = "numbers" if key == "mean" else "positive numbers"
-        raise UserError(f"model.{key}={values} must be {channels} {kind}, one for each channel")
-    return numbers
+    if not fits or len(numbers) not in ((1, 3) if channels == 1 else (channels,)):
+        raise UserError(f"model.{key}={values} must be {channels} numbers, one for each channel; those of std above 0")
+    return numbers if len(numbers) == channels else [sum(numbers) / 3]
 
 
 @torch.no_grad()
@@ -126,10 +117,8 @@ def require_image_size(
     try:
         network.eval()(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels "
-            f"({(str(error) or type(error).__name__).splitlines()[0]}): {advice}"
-        ) from error
+        refused = f"{type(network).__name__} does not take images of {image_size[0]}x{image_size[1]} pixels"
+        raise UserError(f"{refused} ({(str(error) or type(error).__name__).splitlines()[0]}): {advice}") from error
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -47,10 +47,8 @@ class SimpleCNN(nn.Module):
         require_choice("model.head", head, ("flatten", "avg"))
         height, width = (side >> len(widths) for side in image_size)
         if height < 1 or width < 1:
-            raise UserError(
-                f"SimpleCNN halves the image {len(widths)} times, so data.image_size={list(image_size)} is too small: "
-                f"use data.image_size={1 << len(widths)} or more, or fewer model.widths"
-            )
+            least = 1 << len(widths)
+            raise UserError(f"data.image_size={list(image_size)} is too small: use data.image_size={least} or more")
         stages: list[nn.Module] = []
         channels = in_chans
         for stage_width in widths:

@@ -23,7 +23,7 @@ class WeightAverage(pl.Callback):
     times as long.)
 
     Args:
-        decay: 0 to 1, both excluded; 0.999 averages over the last thousand steps or so.
+        decay: Above 0, at most 1; 0.999 averages over the last thousand steps or so.
 
     Raises:
         UserError: The decay is out of its range; the strategy divides weights among processes; or they are of half
@@ -34,31 +34,24 @@ class WeightAverage(pl.Callback):
     """
 
     def __init__(self, decay: float) -> None:
-        require_number("ema", decay)
-        if not 0 < decay < 1:
-            raise UserError(f"ema={decay} must lie between 0 and 1: ema=0.999 is common, ema=null does without")
+        require_number("ema", decay, above=0, most=1)
         self.decay = decay
         self.steps = 0  # optimiser steps that the average has followed
         self.other: dict[str, torch.Tensor] = {}  # the average; while `swapped`, the training weights
         self.swapped = False  # the module has the average
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        if stage == "fit" and (not whole or trainer.precision in ("bf16-true", "16-true")):
             raise UserError(
-                f"ema={self.decay} needs all weights in each process, and {type(trainer.strategy).__name__} divides "
-                "them: use ema=null, or trainer.strategy=ddp"
+                f"ema={self.decay} needs float32 weights, all of them in each process: use ema=null, or "
+                "trainer.precision=bf16-mixed trainer.strategy=ddp"
             )
-        self.other, self.swapped = {}, False
+        if stage == "fit":
+            self.other, self.swapped = {}, False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = pl_module.state_dict()
-        if any(value.is_floating_point() and torch.finfo(value.dtype).bits < 32 for value in weights.values()):
-            raise UserError(
-                f"ema={self.decay} is lost in the rounding of trainer.precision={trainer.precision}: use ema=null, or "
-                "trainer.precision=bf16-mixed"
-            )
         start = self.other or weights  # of a resumed run, still on the CPU
         self.other = {name: start[name].to(value.device, copy=True) for name, value in weights.items()}
 
@@ -66,18 +59,15 @@ class WeightAverage(pl.Callback):
         self.steps = trainer.global_step
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.steps:  # gradients are being accumulated
             return
         pairs = [(self.other[name], value) for name, value in pl_module.state_dict().items()]
-        for average, value in pairs:
-            if not value.is_floating_point():
-                average.copy_(value)
         averages, values = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         get_ema_multi_avg_fn(decay)(averages, values, self.steps)  # type: ignore[no-untyped-call]
+        for average, count in (pair for pair in pairs if not pair[1].is_floating_point()):
+            average.copy_(count)
         self.steps = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -101,17 +91,13 @@ class WeightAverage(pl.Callback):
             value.copy_(incoming[name])
         self.swapped = not self.swapped
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the average as `state_dict`, at whatever moment of the run."""
         current = checkpoint["state_dict"]
         average, training = (current, self.other) if self.swapped else (self.other, current)
         checkpoint |= {"state_dict": average, TRAINING_WEIGHTS: training}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Resume a run: the module has its average by now. A test after the fit is one of the average."""
         if trainer.state.fn == "fit":
             self.other = checkpoint["state_dict"]

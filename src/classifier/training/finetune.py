@@ -1,15 +1,15 @@
-"""What of a network is trained, and when."""
+"""What of a network is trained, and when: its head, and the stages below."""
 
 import logging
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from timm.models import group_parameters
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from classifier.errors import UserError, require_number, require_whole
-from classifier.training.parameter_groups import stages as stages_of
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class FineTuning:
         backbone_lr: float = 1.0,
         layer_decay: float | None = None,
     ) -> None:
-        require_whole("finetune.head_epochs", head_epochs, 0)
-        require_whole("finetune.stage_epochs", stage_epochs, 0)
+        for key, epochs in (("head_epochs", head_epochs), ("stage_epochs", stage_epochs)):
+            require_whole(f"finetune.{key}", epochs, 0)
         # above 1, the first layers would learn faster than the head
         require_number("finetune.backbone_lr", backbone_lr, above=0, most=1)
         require_number("finetune.layer_decay", 1.0 if layer_decay is None else layer_decay, above=0, most=1)
@@ -52,11 +52,8 @@ class FineTuning:
         self.head_epochs, self.stage_epochs = head_epochs, stage_epochs
         self.freezes = stages is not None or head_epochs > 0 or stage_epochs > 0
         self.stages = _with_buffers(network, stages_of(network)) if self.freezes else []
-        self.most = len(self.stages)
-        if stages is not None:
-            advice = f": {type(network).__name__} has {self.most} stages below its head"
-            require_whole("finetune.stages", stages, 0, self.most, advice)
-            self.most = stages
+        self.most = len(self.stages) if stages is None else stages
+        require_whole("finetune.stages", self.most, 0, len(self.stages))
         self.fixed = {name for name, value in network.named_parameters() if not value.requires_grad}
         self.frozen: set[str] = set()  # names of parameters and buffers
         self.logged: set[str] = set()  # what was frozen at the last line in the log
@@ -65,9 +62,7 @@ class FineTuning:
         """How many stages are trained in an epoch (from 0)."""
         if epoch < self.head_epochs:
             return 0
-        if self.stage_epochs == 0:
-            return self.most
-        return min(self.most, 1 + (epoch - self.head_epochs) // self.stage_epochs)
+        return min(self.most, 1 + (epoch - self.head_epochs) // self.stage_epochs) if self.stage_epochs else self.most
 
     def stay(self, stages: int) -> None:
         """Train so many stages in every epoch."""
@@ -80,10 +75,7 @@ class FineTuning:
             UserError: The strategy cannot freeze.
         """
         if self.freezes and not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise UserError(
-                f"{type(trainer.strategy).__name__} divides parameters among processes, and cannot freeze some of "
-                "them: use finetune=full, or trainer.strategy=ddp"
-            )
+            raise UserError("divided parameters cannot be frozen: use finetune=full, or trainer.strategy=ddp")
         self.freeze(trainer.current_epoch)
 
     def begin_epoch(self, trainer: pl.Trainer) -> None:
@@ -95,13 +87,9 @@ class FineTuning:
             strategy.model = strategy.lightning_module
             strategy.configure_ddp()
         if self.frozen != self.logged:
-            self.logged = self.frozen
-            sizes = {name: parameter.numel() for name, parameter in self.network.named_parameters()}
-            trained = sum(size for name, size in sizes.items() if name not in self.frozen)
-            number = self.trained(epoch)
+            self.logged, number = self.frozen, self.trained(epoch)
             what = f"the head and {number} of {len(self.stages)} stages" if number else "the head alone"
-            log.info("epoch %d: training %s (%s of %s parameters)", epoch + 1, what, f"{trained:,}",
-                     f"{sum(sizes.values()):,}")  # fmt: skip
+            log.info("epoch %d: training %s", epoch + 1, what)
 
     def freeze(self, epoch: int) -> bool:
         """Freeze what is not trained in this epoch and release the rest; return whether that was a change."""
@@ -135,3 +123,58 @@ def _with_buffers(network: nn.Module, stages: list[list[str]]) -> list[list[str]
         if current is not None:
             current += [name for name, _ in module.named_buffers(prefix, recurse=False)]
     return stages
+
+
+def head_parameters(network: nn.Module) -> set[str]:
+    """Names of the parameters that are new for each task: timm's classifier, or the child named as one, or the last.
+
+    Raises:
+        UserError: The network has no such part.
+    """
+    if hasattr(network, "get_classifier"):
+        classifier = network.get_classifier()  # type: ignore[operator]
+        heads = [classifier] if isinstance(classifier, nn.Module) else list(classifier)
+    else:
+        children = {name: child for name, child in network.named_children() if any(True for _ in child.parameters())}
+        names = ("head", "fc", "classifier", "heads")  # of torchvision and of this project
+        heads = [children[name] for name in names if name in children][:1] or list(children.values())[-1:]
+    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
+    if not of_heads:
+        raise UserError(f"{type(network).__name__} has no head: use finetune=full, or call its last layer `head`")
+    return {name for name, parameter in network.named_parameters() if id(parameter) in of_heads}
+
+
+def stages_of(network: nn.Module, coarse: bool = True) -> list[list[str]]:
+    """Names of the parameters below the head, in groups from the input on.
+
+    The groups are those of the network's `group_matcher`, as timm's networks have it. Other networks are divided into
+    their children, and an nn.Sequential or nn.ModuleList among these into its own.
+
+    Args:
+        coarse: By stage (ResNet: stem and four) instead of by block, where timm knows the difference.
+    """
+    head = head_parameters(network)
+    if hasattr(network, "group_matcher"):
+        matcher = network.group_matcher(coarse=coarse)  # type: ignore[operator]
+        ordinals: dict[str, int] = group_parameters(network, matcher, reverse=True)
+        # what timm leaves unmatched lies between the last stage and the head, and belongs to that stage
+        top = max(ordinals.values())
+        last = max((ordinal for ordinal in ordinals.values() if ordinal < top), default=top)
+        stage_of = {name: min(ordinal, last) for name, ordinal in ordinals.items()}
+    else:
+        prefixes = []
+        for name, child in network.named_children():
+            inner = child.named_children() if isinstance(child, (nn.Sequential, nn.ModuleList)) else ()
+            prefixes += [*(f"{name}.{number}." for number, _ in inner), f"{name}."]
+        tops = {name.partition(".")[0] for name in head}
+        prefixes = [prefix for prefix in prefixes if prefix.partition(".")[0] not in tops]
+        stage, stage_of = 0, {}
+        for name, _ in network.named_parameters():
+            # parameters outside of any child, or beside the head, belong to the stage before them
+            stage = next((number for number, prefix in enumerate(prefixes) if name.startswith(prefix)), stage)
+            stage_of[name] = stage
+    groups: dict[int, list[str]] = {}
+    for name, stage in stage_of.items():
+        if name not in head:
+            groups.setdefault(stage, []).append(name)
+    return [groups[stage] for stage in sorted(groups)]

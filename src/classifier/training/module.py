@@ -18,11 +18,9 @@ from classifier.instantiate import build
 from classifier.models.network import build_model, without_weights
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
-from classifier.training.mix import BatchMix
-from classifier.training.optimizers import build_optimizer, has_weight_decay
-from classifier.training.parameter_groups import parameter_groups
+from classifier.training.optimizers import build_optimizer
 from classifier.training.schedules import forget_length, run_length
-from classifier.training.task import TASKS, build_loss
+from classifier.training.task import TASKS, BatchMix, build_loss
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
 
@@ -75,9 +73,8 @@ class ImageClassifier(pl.LightningModule):
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         self.classes = tuple(classes)
         channels, size = self.preprocessing.channels, self.preprocessing.image_size
-        self.normalize, self.network = build_model(
-            model, num_classes=len(classes), in_chans=channels, image_size=size, trusted=trusted
-        )
+        made_for: dict[str, Any] = {"num_classes": len(classes), "in_chans": channels, "image_size": size}
+        self.normalize, self.network = build_model(model, trusted=trusted, **made_for)
         self.mix = BatchMix(len(classes), **(mix or {}))
         loss = loss or {"_target_": "classifier.training.task.CrossEntropy"}
         self.task = TASKS[task](classes, build_loss(loss, classes=classes, class_counts=class_counts))
@@ -101,8 +98,8 @@ class ImageClassifier(pl.LightningModule):
         """
         stored = checkpoint["hyper_parameters"]
         model = cls(**{key: stored[key] for key in ("model", "classes", "preprocessing", "task")})
-        weights = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("task.loss.")}
-        model.load_state_dict(weights)
+        weights = checkpoint["state_dict"]
+        model.load_state_dict({name: weights[name] for name in weights if not name.startswith("task.loss.")})
         return model
 
     @classmethod
@@ -177,10 +174,7 @@ class ImageClassifier(pl.LightningModule):
     def _log_results(self, split: str, metrics: Metric) -> None:
         results = metrics.compute()
         if split == "train" and results["loss"].isnan():
-            raise UserError(
-                f"the training loss became nan in epoch {self.current_epoch + 1}: use a lower optimizer.lr, a longer "
-                "scheduler.warmup_epochs or trainer.gradient_clip_val=1.0; trainer.detect_anomaly=true says where"
-            )
+            raise UserError("the training loss became nan: use a lower optimizer.lr, or trainer.gradient_clip_val=1.0")
         metrics.reset()
         self.confusion = results.pop("confusion", self.confusion)
         for name, value in results.items():
@@ -233,18 +227,15 @@ class ImageClassifier(pl.LightningModule):
             forget_length(state)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        config, schedule = self.optimizer_config, self.scheduler_config
-        assert config is not None, "a model to train needs an optimizer"
-        groups = parameter_groups(
-            self.network, lr=config.get("lr"), weight_decay=has_weight_decay(config), **self.finetuning.rates
-        )
-        optimizer = build_optimizer(config, groups)
-        if schedule is None:
+        assert self.optimizer_config is not None, "a model to train needs an optimizer"
+        optimizer = build_optimizer(self.optimizer_config, self.network, **self.finetuning.rates)
+        if self.scheduler_config is None:
             return optimizer
-        scheduler = build(schedule, "scheduler", optimizer, run_length(self.trainer))
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        # Lightning would step it after the epoch's checkpoint is written, and a resumed run would miss that step:
-        # `on_train_epoch_end` takes it, and Lightning only keeps its state
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch",
-                "frequency": 1 << 62, "strict": False, "monitor": schedule["monitor"]}}  # fmt: skip
+        scheduler = build(self.scheduler_config, "scheduler", optimizer, run_length(self.trainer))
+        settings: dict[str, Any] = {"interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning would step it after the epoch's checkpoint is written, and a resumed run would miss that step:
+            # `on_train_epoch_end` takes it, and Lightning only keeps its state
+            monitor = self.scheduler_config["monitor"]
+            settings = {"interval": "epoch", "frequency": 1 << 62, "strict": False, "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **settings}}  # type: ignore[return-value]

@@ -1,6 +1,5 @@
 """Learning-rate schedules: each a function of the optimiser's steps and of the run's length."""
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from classifier.errors import UserError, require_number
-
-log = logging.getLogger(__name__)
 
 LONGEST_WARMUP = 0.3  # share of the run, as in one_cycle: a short run needs its full rate for most of its steps
 
@@ -39,17 +36,14 @@ def run_length(trainer: pl.Trainer) -> RunLength:
     trainer.fit_loop.setup_data()  # the number of batches is known from here on
     total = trainer.estimated_stepping_batches
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return RunLength(math.inf if total == -1 else max(1, total), max(1, per_epoch), _time_share(trainer))
-
-
-def _time_share(trainer: pl.Trainer) -> Callable[[], float] | None:
     # trainer.max_time is a Timer too; a resumed one has counted the time before
     timers = [item for item in trainer.callbacks if isinstance(item, Timer)]  # type: ignore[attr-defined]
     limits = [(timer, timer.time_elapsed() + rest) for timer in timers if (rest := timer.time_remaining()) is not None]
-    if not limits:
-        return None
-    # the first process decides, as all have to step at the same rate
-    return lambda: trainer.strategy.broadcast(max(timer.time_elapsed() / max(limit, 1e-9) for timer, limit in limits))
+
+    def time_share() -> float:  # the first process decides, as all have to step at the same rate
+        return trainer.strategy.broadcast(max(timer.time_elapsed() / max(limit, 1e-9) for timer, limit in limits))
+
+    return RunLength(math.inf if total == -1 else max(1, total), max(1, per_epoch), time_share if limits else None)
 
 
 def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.0, min_lr: float = 0.0) -> LRScheduler:
@@ -61,8 +55,7 @@ def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.
     """
     if math.isinf(length.total_steps) and length.time_share is None:
         raise UserError(
-            "scheduler=cosine needs to know the end of the run: use trainer.max_epochs=... or trainer.max_time=..., "
-            "or scheduler=constant"
+            "scheduler=cosine needs trainer.max_epochs=... or trainer.max_time=...: or use scheduler=constant"
         )
     base = optimizer.defaults["lr"]
     require_number("scheduler.min_lr", min_lr, least=0, most=base)
@@ -85,43 +78,23 @@ def cosine(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.
 
 
 def one_cycle(
-    optimizer: Optimizer,
-    length: RunLength,
-    *,
-    pct_start: float = 0.3,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
+    optimizer: Optimizer, length: RunLength, *, pct_start: float, div_factor: float, final_div_factor: float
 ) -> LRScheduler:
-    """Up to the optimiser's rate and down again; momentum, where the optimiser has it, the other way.
+    """Up to the optimiser's rate and down again, by steps alone; momentum, if there is any, the other way.
 
     Source: L. Smith, N. Topin, Super-Convergence, arXiv:1708.07120; the arguments are those of torch's OneCycleLR.
     """
     if math.isinf(length.total_steps):
-        raise UserError(
-            "scheduler=one_cycle needs to know the steps of the run: use trainer.max_epochs=..., "
-            "or scheduler=cosine, which can also go by trainer.max_time"
-        )
-    if length.time_share is not None:
-        log.warning("scheduler=one_cycle goes by the steps of the run: if trainer.max_time ends it first, the rate "
-                    "is still high then; scheduler=cosine goes by both")  # fmt: skip
-    return OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=int(length.total_steps) + 1,  # it refuses the step that Lightning takes after the last batch
-        pct_start=pct_start,
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-        cycle_momentum="momentum" in optimizer.defaults or "betas" in optimizer.defaults,
-    )
+        raise UserError("scheduler=one_cycle needs a number of steps: use trainer.max_epochs=..., or scheduler=cosine")
+    curve: dict[str, Any] = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
+    steps = int(length.total_steps) + 1  # it refuses the step that Lightning takes after the last batch
+    momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, rates, steps, cycle_momentum=momentum, **curve)
 
 
 def step(
-    optimizer: Optimizer,
-    length: RunLength,
-    *,
-    every_epochs: float = 10,
-    gamma: float = 0.1,
-    warmup_epochs: float = 0.0,
+    optimizer: Optimizer, length: RunLength, *, every_epochs: float, gamma: float, warmup_epochs: float = 0.0
 ) -> LRScheduler:
     """Multiply the rate by `gamma` every `every_epochs` epochs, after a linear warm-up (which is part of them)."""
     require_number("scheduler.every_epochs", every_epochs, above=0)
@@ -133,12 +106,11 @@ def step(
 
 def constant(optimizer: Optimizer, length: RunLength, *, warmup_epochs: float = 0.0) -> LRScheduler:
     """The optimiser's rate, after a linear warm-up; the run may be endless."""
-    warmup = _warmup_steps(length, warmup_epochs)
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+    return step(optimizer, length, every_epochs=1, gamma=1, warmup_epochs=warmup_epochs)
 
 
 def plateau(
-    optimizer: Optimizer, length: RunLength, *, monitor: str, mode: str, factor: float = 0.1, patience: int = 5
+    optimizer: Optimizer, length: RunLength, *, monitor: str, mode: str, factor: float, patience: int
 ) -> ReduceLROnPlateau:
     """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What differs between kinds of classification: the loss, probabilities, metrics, and the columns of a prediction."""
+"""What differs between kinds of classification: targets, loss, probabilities, metrics, and a prediction's columns."""
 
 import copy
 import inspect
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torchmetrics import Metric
+from torchvision.transforms.v2 import CutMix, MixUp
 
 from classifier.errors import UserError, require_number
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.instantiate import build
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(nn.CrossEntropyLoss):
     """Cross entropy of each image. Label smoothing, class weights and mixed labels compose.
 
     A class weight multiplies the loss of its images. Unlike in torch's own mean, the sum is not divided by the weights:
@@ -35,8 +36,6 @@ class CrossEntropy(nn.Module):
         UserError: A value is out of range.
     """
 
-    weight: torch.Tensor | None
-
     def __init__(
         self,
         *,
@@ -45,9 +44,7 @@ class CrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
         class_weight: str | Sequence[float] = "none",
     ) -> None:
-        super().__init__()
         require_number("loss.label_smoothing", label_smoothing, least=0, most=1)
-        self.label_smoothing = label_smoothing
         if class_weight == "balanced" and class_counts is not None:
             occurring = sum(count > 0 for count in class_counts)
             class_weight = [sum(class_counts) / (occurring * count) if count else 0.0 for count in class_counts]
@@ -56,18 +53,9 @@ class CrossEntropy(nn.Module):
             numbers = class_weight if isinstance(class_weight, (list, tuple)) else ()
             fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
             if len(numbers) != len(classes) or not fits:
-                raise UserError(
-                    f"loss.class_weight={class_weight} must be none, balanced, or {len(classes)} numbers from 0 on, "
-                    "one for each class"
-                )
+                raise UserError(f"loss.class_weight={class_weight} must be none, balanced, or {len(classes)} numbers")
             weight = torch.tensor(class_weight, dtype=torch.float32)
-        self.register_buffer("weight", weight, persistent=False)
-
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """logits float (B, K), targets int64 (B,) or shares float (B, K) -> losses float (B,)."""
-        return functional.cross_entropy(
-            logits, targets, weight=self.weight, reduction="none", label_smoothing=self.label_smoothing
-        )
+        super().__init__(weight, reduction="none", label_smoothing=label_smoothing)
 
 
 def build_loss(
@@ -90,10 +78,35 @@ def build_loss(
     given: dict[str, Any] = {key: value for key, value in offered.items() if key in accepted}
     loss: nn.Module = build(config, "loss", **given)
     if any(parameter.requires_grad for parameter in loss.parameters()):
-        raise UserError(
-            f"loss._target_={config['_target_']} has parameters, and the optimiser trains the network alone"
-        )
+        raise UserError(f"loss._target_={config['_target_']} has parameters, but the network's alone are trained")
     return loss
+
+
+class BatchMix(nn.Module):
+    """Mixes a batch with itself, drawn for each batch; at any batch size.
+
+    Args:
+        mixup: Alpha of the Beta distribution of the shares, 0 for none. With both, each batch draws one of them.
+        cutmix: The same for cutmix.
+
+    Source: H. Zhang et al., mixup, ICLR 2018; S. Yun et al., CutMix, ICCV 2019.
+    """
+
+    def __init__(self, num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> None:
+        super().__init__()
+        self.kinds: list[nn.Module] = []
+        for name, kind, alpha in (("mixup", MixUp, mixup), ("cutmix", CutMix, cutmix)):
+            require_number(f"mix.{name}", alpha, least=0)
+            if alpha > 0:
+                self.kinds.append(kind(alpha=alpha, num_classes=num_classes))
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """images float (B, C, H, W), labels int64 (B,) -> the same, or mixed images and shares float (B, K)."""
+        if not self.kinds:
+            return images, labels
+        chosen = self.kinds[int(torch.randint(len(self.kinds), ()))] if len(self.kinds) > 1 else self.kinds[0]
+        mixed: tuple[torch.Tensor, torch.Tensor] = chosen(images, labels)
+        return mixed
 
 
 class SingleLabel(nn.Module):
@@ -130,12 +143,11 @@ class SingleLabel(nn.Module):
         try:
             found = trial(torch.zeros(2, len(self.classes)), targets)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            kind = "mixed labels, float (B, K)" if mixed else "labels, int64 (B,)"
             advice = "use mix.mixup=0 mix.cutmix=0, or another loss" if mixed else "use another loss"
             reason = " ".join(str(error).split())
-            raise UserError(f"loss._target_={target} does not take {kind} ({reason}): {advice}") from error
-        if not isinstance(found, torch.Tensor) or found.shape != (2,):
-            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise UserError(f"loss._target_={target} does not take the targets ({reason}): {advice}") from error
+        shape = tuple(getattr(found, "shape", ()))
+        if shape != (2,):
             raise UserError(f"loss._target_={target} must give one loss for each image, (2,) for two, and gave {shape}")
 
     def evaluation_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -161,8 +173,8 @@ class SingleLabel(nn.Module):
     @property
     def metric_names(self) -> set[str]:
         """What a run logs each epoch, and so can monitor."""
-        names = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
-        return names | {"val/acc_top5"} if len(self.classes) > 5 else names
+        top5 = {"val/acc_top5"} if len(self.classes) > 5 else set()
+        return {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1", *top5}
 
     def prediction_columns(self, top_k: int) -> list[str]:
         """label, confidence, label_2, confidence_2, ...; of as many classes as there are."""

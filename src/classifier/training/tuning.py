@@ -4,36 +4,29 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.memory import garbage_collection_cuda
-from torch.utils.tensorboard import SummaryWriter
 
 from classifier.data import ClassificationDataModule
-from classifier.data.loader import Batch
 from classifier.errors import UserError
 from classifier.evaluation.figures import rate_figure
 from classifier.files import write_csv
 from classifier.training.averaging import WeightAverage
-from classifier.training.memory import is_out_of_memory, same_effective_batch
+from classifier.training.hardware import is_out_of_memory, same_effective_batch, speed_up
 from classifier.training.module import ImageClassifier
-from classifier.training.speed import speed_up
 from classifier.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 KINDS = ("lr", "batch_size")
-CURVE = "lr_find"  # .png and .csv in the run directory, and the tag in TensorBoard
-LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100  # 14 steps for each power of ten
-RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
+CURVE = "lr_find"  # .png and .csv in the run directory
+RATES = np.geomspace(1e-6, 10.0, 100).tolist()  # 14 steps for each power of ten
 STILL = 15  # steps at the beginning, whose rates change nothing yet
-WIDTH = 3.0  # steps: standard deviation of the bell that the losses are smoothed with
-DIVERGED = 4.0  # times the loss of the beginning
-TRIAL_STEPS = 3  # the optimiser takes its memory in the first; an epoch of one batch needs three
 
 
 class RateSweep(pl.Callback):
@@ -59,35 +52,26 @@ class RateSweep(pl.Callback):
         base = optimizer.defaults["lr"]
         self._ratios = [group["lr"] / base if base else 1.0 for group in optimizer.param_groups]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         for group, ratio in zip(trainer.optimizers[0].param_groups, self._ratios, strict=True):
             group["lr"] = RATES[trainer.global_step] * ratio
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         self._of_step.append(outputs["loss"])  # its share of the step's mean
         if trainer.global_step == len(self.losses):
             return  # the step has more batches to accumulate
         loss = trainer.strategy.reduce(torch.stack(self._of_step).sum(), reduce_op="mean").item()
         self._of_step.clear()
-        if math.isfinite(loss):
-            self.losses.append(loss)
-        if not math.isfinite(loss) or np.mean(self.losses[-5:]) > DIVERGED * np.mean(self.losses[:5]):
+        self.losses += [loss] if math.isfinite(loss) else []
+        if not math.isfinite(loss) or np.mean(self.losses[-5:]) > 4 * np.mean(self.losses[:5]):
             trainer.should_stop = True
 
 
-class Suggestion(NamedTuple):
-    """The rates at which the loss falls fastest, and at which it is lowest."""
+def suggestion(losses: Sequence[float]) -> tuple[float, float] | None:
+    """The rates at which the loss falls fastest, and at which it is lowest.
 
-    steepest: float
-    lowest: float
-
-
-def suggestion(losses: Sequence[float]) -> Suggestion | None:
-    """What a sweep says; None where its loss does not fall by more than it varies between batches."""
+    None where it does not fall by more than it varies between batches.
+    """
     if len(losses) < 2 * STILL:
         return None
     curve = smoothed(losses)
@@ -96,14 +80,14 @@ def suggestion(losses: Sequence[float]) -> Suggestion | None:
     if still.mean() - curve[bottom] <= 2 * still.std():
         return None
     slope = np.gradient(curve)  # along the logarithm of the rate
-    return Suggestion(RATES[int(slope[: bottom + 1].argmin())], RATES[bottom])
+    return RATES[int(slope[: bottom + 1].argmin())], RATES[bottom]
 
 
 def smoothed(losses: Sequence[float]) -> np.ndarray:
     """Each loss averaged with its neighbours on both sides, so that the curve is not shifted."""
     bounded = np.minimum(losses, 2 * np.mean(losses[:STILL]))  # a huge loss would outweigh its neighbours
     steps = np.arange(len(losses))
-    weights = np.exp(-0.5 * ((steps[:, None] - steps) / WIDTH) ** 2)
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / 3) ** 2)  # a bell with a deviation of three steps
     mean: np.ndarray = weights @ bounded / weights.sum(1)
     return mean
 
@@ -127,7 +111,7 @@ def tune(
 def find_rate(
     settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path
 ) -> dict[str, float]:
-    """Sweep the learning rate; draw the curve into the run directory and TensorBoard, and log what to type.
+    """Sweep the learning rate; draw the curve into the run directory, and log what to type.
 
     Raises:
         UserError: The loss does not fall at any rate.
@@ -137,30 +121,25 @@ def find_rate(
     model.finetuning.stay(model.finetuning.trained(0))
     datamodule.augmentation.hold(0)
     sweep = RateSweep()
-    trainer = _short_trainer(settings, run_dir, STEPS, [sweep])
-    log.info("%d steps, from a rate of %g up to %g", STEPS, LOWEST, HIGHEST)
+    trainer = _short_trainer(settings, run_dir, len(RATES), [sweep])
+    log.info("%d steps, from a rate of %g up to %g", len(RATES), RATES[0], RATES[-1])
     trainer.fit(model, datamodule=datamodule)
-    losses = sweep.losses
+    losses, rates = sweep.losses, RATES[: len(sweep.losses)]
     if not losses:
         raise UserError("the loss of the first step is not finite: check the data and trainer.precision")
     found = suggestion(losses)
     curve = run_dir / f"{CURVE}.png"
     if trainer.is_global_zero:
-        rates = RATES[: len(losses)]
-        write_csv(run_dir / f"{CURVE}.csv", pd.DataFrame({"rate": rates, "loss": losses}), "log_dir")
-        figure = rate_figure(rates, losses, smoothed(losses), found and found.steepest)
-        figure.savefig(curve, dpi=120)
-        if settings["logger"].get("tensorboard") is not None:
-            with SummaryWriter(str(run_dir)) as board:
-                board.add_figure(CURVE, figure)
+        write_csv(curve.with_suffix(".csv"), pd.DataFrame({"rate": rates, "loss": losses}), "log_dir")
+        rate_figure(rates, losses, smoothed(losses), found and found[0]).savefig(curve, dpi=120)
     if found is None:
         raise UserError(
             f"no learning rate to suggest: over {len(losses)} steps the loss does not fall by more than it varies "
             f"from batch to batch, see {curve}. Use a larger data.batch_size, or check the labels"
         )
     log.info("the loss fell fastest at a rate of %.2g, and was lowest at %.2g: %s", *found, curve)
-    log.info("optimizer.lr=%.2g", found.steepest)
-    return {"optimizer.lr": float(f"{found.steepest:.2g}")}
+    log.info("optimizer.lr=%.2g", found[0])
+    return {"optimizer.lr": float(f"{found[0]:.2g}")}
 
 
 def find_batch_size(
@@ -171,14 +150,9 @@ def find_batch_size(
     Raises:
         UserError: No GPU, several processes, or not even two images fit.
     """
-    trainer = _short_trainer(settings, run_dir, TRIAL_STEPS)
-    if trainer.world_size > 1:
-        raise UserError(
-            f"tune=batch_size tries one process, not {trainer.world_size}: use trainer.devices=1 trainer.num_nodes=1 "
-            "trainer.strategy=auto. What it finds is for each process"
-        )
-    if trainer.strategy.root_device.type == "cpu":
-        raise UserError("tune=batch_size needs a GPU: on a CPU, out of memory is no error but the end of the process")
+    trainer = _short_trainer(settings, run_dir, 1)
+    if trainer.world_size > 1 or trainer.strategy.root_device.type == "cpu":  # which would end without an error
+        raise UserError("tune=batch_size needs one GPU: use trainer=gpu trainer.devices=1 trainer.num_nodes=1")
     largest = largest_batch(settings, model, datamodule, run_dir)
     if not largest:
         raise UserError("not even two images fit: use a smaller data.image_size, or a smaller network")
@@ -192,49 +166,35 @@ def find_batch_size(
 def largest_batch(
     settings: dict[str, Any], model: ImageClassifier, datamodule: ClassificationDataModule, run_dir: Path
 ) -> int:
-    """The largest batch that can be trained in the epoch that takes most memory; 0 if not even two images fit.
-
-    Tried are powers of two, and the divisors of the effective batch.
-    """
+    """The largest power of two that fits in the epoch that takes most memory; 0 if not even two images fit."""
     model.finetuning.stay(model.finetuning.most)
     datamodule.augmentation.hold(datamodule.augmentation.largest)
-    height, width = datamodule.augmentation.sizes[0]
-    effective = settings["data"]["batch_size"] * settings["trainer"]["accumulate_grad_batches"]
     settings = {**settings, "trainer": {**settings["trainer"], "accumulate_grad_batches": 1}}
-    largest = 0
-    for size in range(2, len(datamodule.rows("train")) + 1):
-        if size & (size - 1) and effective % size:
-            continue
+    size = 2
+    while size <= len(datamodule.rows("train")):
         datamodule.batch_size = size
-        callbacks: list[pl.Callback] = [] if settings["ema"] is None else [WeightAverage(settings["ema"])]
+        callbacks = [] if settings["ema"] is None else [WeightAverage(settings["ema"])]
         try:
-            _short_trainer(settings, run_dir, TRIAL_STEPS, callbacks).fit(model, datamodule=datamodule)
+            # the optimiser takes its memory in the first step; an epoch of one batch needs three
+            _short_trainer(settings, run_dir, 3, callbacks).fit(model, datamodule=datamodule)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            log.info("data.batch_size=%d at %dx%d pixels does not fit", size, height, width)
+            log.info("data.batch_size=%d does not fit", size)
             break
         finally:
             model.zero_grad()
             garbage_collection_cuda()
-        log.info("data.batch_size=%d at %dx%d pixels fits", size, height, width)
-        largest = size
-    return largest
+        log.info("data.batch_size=%d fits", size)
+        size *= 2
+    return size // 2 if size > 2 else 0
 
 
 def _short_trainer(
     settings: dict[str, Any], run_dir: Path, steps: int, callbacks: Sequence[pl.Callback] = ()
 ) -> pl.Trainer:
     """The run's Trainer for a few steps, which writes nothing."""
-    short = {
-        "max_steps": steps,
-        "max_epochs": -1,
-        "min_epochs": None,
-        "max_time": None,
-        "limit_val_batches": 0,
-        "fast_dev_run": False,
-        "profiler": None,
-        "enable_progress_bar": False,
-    }
-    settings = {**settings, "trainer": {**settings["trainer"], **short}, "callbacks": {}, "logger": {}}
-    return build_trainer(settings, run_dir, list(callbacks))
+    limits = {"max_steps": steps, "max_epochs": -1, "min_epochs": None, "max_time": None, "limit_val_batches": 0}
+    silent = {"fast_dev_run": False, "profiler": None, "enable_progress_bar": False}
+    short = {**settings, "trainer": {**settings["trainer"], **limits, **silent}, "callbacks": {}, "logger": {}}
+    return build_trainer(short, run_dir, list(callbacks))

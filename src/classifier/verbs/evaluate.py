@@ -25,7 +25,7 @@ from classifier.instantiate import known_targets, require_plain
 from classifier.models.network import require_image_size
 from classifier.runs import new_run_dir, plain, run_dir_of
 from classifier.training.checkpoints import RUN_KEY, read_checkpoint
-from classifier.training.memory import report_out_of_memory
+from classifier.training.hardware import report_out_of_memory
 from classifier.training.module import ImageClassifier
 from classifier.verbs import predict
 

@@ -24,9 +24,8 @@ from classifier.files import require_writable, write_csv
 from classifier.parallel import worker_count
 from classifier.runs import plain
 from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
-from classifier.training.memory import report_out_of_memory
+from classifier.training.hardware import report_out_of_memory, speed_up
 from classifier.training.module import ImageClassifier
-from classifier.training.speed import speed_up
 from classifier.training.trainer import make_trainer, with_usable_precision
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,9 @@ from classifier.files import report_full_disk
 from classifier.runs import folder_of, plain, require_changeable, stored_config
 from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RUN_KEY, RunRecord, read_checkpoint, require_same_model
+from classifier.training.hardware import report_out_of_memory, smaller_batch, speed_up
 from classifier.training.loggers import RunTensorBoardLogger
-from classifier.training.memory import report_out_of_memory, smaller_batch
 from classifier.training.module import ImageClassifier
-from classifier.training.speed import speed_up
 from classifier.training.stopping import ending_on_sigterm, exit_code
 from classifier.training.trainer import build_trainer
 from classifier.training.tuning import CURVE, KINDS, tune
