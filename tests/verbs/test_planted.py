@@ -11,6 +11,7 @@ import hydra
 import pytest
 import torch
 
+from classifier.data import DigitsDataModule
 from classifier.errors import UserError
 from classifier.runs import leaves
 from classifier.training.checkpoints import open_model
@@ -198,6 +199,18 @@ def test_nothing_is_fetched_or_made(
     assert "evil_root" in result.err
     assert not (cwd / "evil_root").exists()
     assert asked == []
+
+
+def test_nothing_is_prepared(cwd: Path, checkpoint: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by us nor by Lightning, although the data is there: not even what a planted url or root would add."""
+    prepared: list[Path] = []
+    monkeypatch.setattr(DigitsDataModule, "prepare_data", lambda datamodule: prepared.append(datamodule.root))
+    data = {**checkpoint["run"]["config"]["data"], "_target_": "classifier.data.DigitsDataModule"}
+    torch.save(planted(checkpoint, ("run", "config", "data"), data), cwd / "planted.ckpt")
+    arguments = ("ckpt_path=planted.ckpt", "trainer=cpu", "output_dir=out", "data.num_workers=1")
+    result = run("eval", *arguments, cwd=cwd)
+    assert result.code == 0, result.err
+    assert prepared == []
 
 
 def test_a_data_module_that_is_in_no_config(cwd: Path, checkpoint: dict[str, Any]) -> None:

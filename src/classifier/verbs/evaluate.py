@@ -89,6 +89,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
     size = datamodule.batch_size
     with report_out_of_memory(f"data.batch_size={size}", f"use data.batch_size={max(1, size // 2)}"):
+        # Lightning calls it before a test, and a checkpoint must not say what to fetch, or where to
+        datamodule.prepare_data = _prepare_nothing  # type: ignore[method-assign]
         trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {
         **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
@@ -107,6 +109,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" in name))
         log.info("in %s: metrics.json, predictions.csv", output)
     return metrics
+
+
+def _prepare_nothing() -> None:  # no lambda, as reading processes get a pickled data module
+    pass
 
 
 def _open_data(
