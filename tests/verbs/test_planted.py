@@ -94,10 +94,10 @@ def test_at_every_key(cwd: Path, checkpoint: dict[str, Any], monkeypatch: pytest
     refused, all_places = 0, places(checkpoint)
     opened: dict[str, Any] = {}
     for module in (evaluate, predict, checkpoints):  # what a file holds, without writing it 800 times
-        monkeypatch.setattr(module, "read_checkpoint", lambda path: copy.deepcopy(opened))
+        monkeypatch.setattr(module, "read_checkpoint", lambda path: opened)
     for place in all_places:
         for value in (attack(cwd), {"a": attack(cwd)}, {"defaults": ["/trainer: ddp"]}, "${oc.env:HOME}"):
-            opened = planted({**checkpoint, "state_dict": {}}, place, value)
+            opened = planted(checkpoint, place, value)
             try:
                 values = evaluate.stored_values(path)
             except UserError:
@@ -112,7 +112,6 @@ def test_at_every_key(cwd: Path, checkpoint: dict[str, Any], monkeypatch: pytest
             assert values["run"]["data"].keys() <= READING, place
             assert not any(word in str(values) for word in ("timm", "Identity", "bait", "ddp", "oc.env")), place
             if place[0] == "hyper_parameters":
-                opened["state_dict"] = checkpoint["state_dict"]
                 with suppress(UserError):
                     checkpoints.open_model(path)
     assert not (cwd / "evil").exists()
