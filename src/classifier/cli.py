@@ -119,9 +119,9 @@ def begin_or_resume(verb: str) -> str | None:
     if (hardware := argument("trainer")) is not None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
         require_choice("trainer", hardware, _options("trainer"))
-        chosen = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
-        chosen = {key: "null" if value is None else value for key, value in chosen.items() if key != "defaults"}
-        sys.argv[1:] = [*(f"trainer.{key}={value}" for key, value in chosen.items()), *sys.argv[1:]]
+        own = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
+        typed = (f"trainer.{key}={'null' if own[key] is None else own[key]}" for key in own if key != "defaults")
+        sys.argv[1:] = [*typed, *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 

@@ -228,17 +228,12 @@ def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> No
     assert finished.name == "1"
 
 
-def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path) -> None:
+def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A callback of the user's own that fails is no wrong input."""
-    (cwd / "failing.py").write_text(
-        "import pytorch_lightning as pl\n"
-        "class Failing(pl.Callback):\n"
-        "    def on_train_start(self, trainer, pl_module):\n"
-        "        raise RuntimeError('a bug')\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(cwd), prepend=os.pathsep)
-        process = start("train", *ARGUMENTS, "+callbacks.failing._target_=failing.Failing", cwd=cwd)
-        output, _ = process.communicate(timeout=120)
+    code = "class Failing(pl.Callback):\n    def on_train_start(self, *_):\n        raise RuntimeError('a bug')\n"
+    (cwd / "failing.py").write_text(f"import pytorch_lightning as pl\n{code}")
+    monkeypatch.setenv("PYTHONPATH", str(cwd), prepend=os.pathsep)
+    process = start("train", *ARGUMENTS, "+callbacks.failing._target_=failing.Failing", cwd=cwd)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "RuntimeError: a bug" in output

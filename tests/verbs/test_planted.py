@@ -1,9 +1,7 @@
 """A checkpoint from a stranger: whatever stands in it, eval and predict call, write and fetch nothing that it names."""
 
 import copy
-import http.server
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from classifier.runs import leaves
 from classifier.training import checkpoints
 from classifier.verbs import evaluate, predict
 from tests import generate
-from tests.verbs.command import QUICK, metrics, refuse, run, succeed
+from tests.data import server
+from tests.verbs.command import QUICK, metrics, of_test, refuse, succeed
 
 DATA_KEYS = {"defaults", "_target_", "root"}  # all that may come of a folder's data section
 READING = {"image_size", "resize", "crop_pct", "interpolation", "channels", "batch_size", "on_error"}
@@ -107,8 +106,7 @@ def test_at_every_key(cwd: Path, checkpoint: dict[str, Any], monkeypatch: pytest
             assert values["data"].keys() <= DATA_KEYS, place
             assert values["data"]["defaults"] == ["_base"], place
             assert values["data"]["_target_"] == "classifier.data.ImageFolderDataModule", place
-            assert values["run"].keys() == {"trainer", "data"}, place
-            assert values["run"]["trainer"] == {"precision": "32-true"}, place
+            assert values["run"] == {"trainer": {"precision": "32-true"}, "data": values["run"]["data"]}, place
             assert values["run"]["data"].keys() <= READING, place
             assert not any(word in str(values) for word in ("timm", "Identity", "bait", "ddp", "oc.env")), place
             if place[0] == "hyper_parameters":
@@ -124,30 +122,22 @@ def test_everywhere_at_once(verb: str, cwd: Path, checkpoint: dict[str, Any]) ->
     """All that is not needed is replaced: the numbers are those of the training, and nothing is written or called."""
     changed = copy.deepcopy({"run": checkpoint["run"]})
     config = changed["run"]["config"]
-    config["data"] = {key: value for key, value in config["data"].items() if key in {"_target_", "root", *READING}}
-    config["data"] |= {"cache_dir": "evil_cache", "cache": "disk", "num_workers": 1_000_000, "check": attack(cwd),
-                       "weights_file": "evil.csv", "augment": attack(cwd), "defaults": ["/hydra/launcher: evil"],
-                       "/trainer@_global_": "ddp", "trainer@_global_": {"devices": 9}, "seed": attack(cwd)}  # fmt: skip
-    precision = config["trainer"]["precision"]
-    changed["run"]["config"] = {
-        **{key: attack(cwd) for key in config},
-        "data": config["data"],
-        "trainer": {"precision": precision, "devices": 9, "profiler": attack(cwd), "default_root_dir": "evil_root"},
-        "hydra": {"run": {"dir": "evil_hydra"}, "output_subdir": "evil"},
-        "defaults": ["evil"],
-        "log_dir": "evil_logs",
-    }
-    (cwd / "run" / "planted.ckpt").unlink(missing_ok=True)
+    data = {key: value for key, value in config["data"].items() if key in {"_target_", "root", *READING}}
+    data |= {"cache_dir": "evil_cache", "cache": "disk", "num_workers": 1_000_000, "check": attack(cwd),
+             "weights_file": "evil.csv", "augment": attack(cwd), "defaults": ["/hydra/launcher: evil"],
+             "/trainer@_global_": "ddp", "trainer@_global_": {"devices": 9}, "seed": attack(cwd)}  # fmt: skip
+    trainer = {"precision": config["trainer"]["precision"], "devices": 9, "profiler": attack(cwd)}
+    config.update({key: attack(cwd) for key in config})
+    config.update(data=data, trainer=trainer, defaults=["evil"], log_dir="evil_logs")
+    config["hydra"] = {"run": {"dir": "evil_hydra"}, "output_subdir": "evil"}
     torch.save({**checkpoint, **changed}, cwd / "run" / "checkpoints" / "planted.ckpt")
     arguments = ("inputs=photos", "output=out/predictions.csv") if verb == "predict" else ("output_dir=out",)
     before = {path for path in cwd.rglob("*") if "data" not in path.parts}
-    result = run(verb, "ckpt_path=run/checkpoints/planted.ckpt", "trainer=cpu", *arguments, cwd=cwd)
-    assert result.code == 0, result.err
+    succeed(verb, "ckpt_path=run/checkpoints/planted.ckpt", "trainer=cpu", *arguments, cwd=cwd)
     left = {path.name for path in cwd.rglob("*") if path not in before and "data" not in path.relative_to(cwd).parts}
     assert left <= {"out", "predictions.csv", "metrics.json"}
     if verb == "eval":
-        trained, found = metrics(cwd / "run"), metrics(cwd / "out")
-        assert found["test/loss"] == trained["test/loss"]
+        assert of_test(metrics(cwd / "out")) == of_test(metrics(cwd / "run"))
 
 
 def test_in_the_division_of_a_checkpoint_alone(cwd: Path, checkpoint: dict[str, Any]) -> None:
@@ -164,27 +154,6 @@ def test_in_the_division_of_a_checkpoint_alone(cwd: Path, checkpoint: dict[str, 
     assert metrics(cwd / "out")["test/loss"] == metrics(cwd / "run")["test/loss"]
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[str]]]:
-    """The address of a web server, and what it was asked for."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_port}", asked
-        found.shutdown()
-        thread.join()
-
-
 def of_data(checkpoint: dict[str, Any], path: Path, **changes: Any) -> tuple[str, ...]:
     """Plant changes to the data section; the arguments of an evaluation of that file."""
     torch.save(planted(checkpoint, ("run", "config", "data"), checkpoint["run"]["config"]["data"] | changes), path)
@@ -192,15 +161,13 @@ def of_data(checkpoint: dict[str, Any], path: Path, **changes: Any) -> tuple[str
 
 
 @pytest.mark.parametrize("target", ["StanfordDogsDataModule", "TorchvisionDataModule", "DigitsDataModule"])
-def test_nothing_is_fetched_or_made(
-    target: str, cwd: Path, checkpoint: dict[str, Any], server: tuple[str, list[str]]
-) -> None:
-    url, asked = server
+def test_nothing_is_fetched_or_made(target: str, cwd: Path, checkpoint: dict[str, Any]) -> None:
     changes = {"_target_": f"classifier.data.{target}", "root": "evil_root", "name": "CIFAR10", "download": True}
-    arguments = of_data(checkpoint, cwd / "planted.ckpt", **changes, url=url, sha256=None)
-    assert "evil_root" in refuse("eval", *arguments, cwd=cwd)
+    with server.running() as asked:
+        arguments = of_data(checkpoint, cwd / "planted.ckpt", **changes, url=asked.url, sha256=None)
+        assert "evil_root" in refuse("eval", *arguments, cwd=cwd)
     assert not (cwd / "evil_root").exists()
-    assert asked == []
+    assert asked.requests == []
 
 
 def test_nothing_is_prepared(cwd: Path, checkpoint: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
