@@ -157,17 +157,16 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
         UserError: The run in `run_dir` began with other keys.
     """
     typed = [text for text in typed if not text.startswith(("-", "hydra."))]
-    runs = find_runs(log_dir, debug=True) if run_dir is None else [Path(run_dir)]
-    runs = [run for run in reversed(runs) if (run / "config.yaml").is_file() and (run / STARTS).is_file()]
-    begun = {run: read_starts(run)[0]["overrides"] for run in runs}
-    if run_dir is None:
-        return next((run for run, first in begun.items() if sorted(first) == sorted(typed)), None), []
     keys = {text.partition("=")[0] for text in typed}
-    for run, first in begun.items():
-        if missing := [text for text in first if text.partition("=")[0] not in keys]:
-            began = " ".join(missing)
-            raise UserError(f"run_dir={run} holds a run that began with {began}: type that too, or use another run_dir")
-        return run, [text for text in typed if text not in first]
+    for run in reversed(find_runs(log_dir, debug=True)) if run_dir is None else [Path(run_dir)]:
+        starts = read_starts(run) if (run / "config.yaml").is_file() else []
+        first = starts[0]["overrides"] if starts else []
+        if starts and run_dir is not None:
+            if missing := " ".join(text for text in first if text.partition("=")[0] not in keys):
+                raise UserError(f"run_dir={run} holds a run that began with {missing}: type that, or another run_dir")
+            return run, [text for text in typed if text not in first]
+        if starts and sorted(first) == sorted(typed):
+            return run, []
     return None, []
 
 
@@ -226,8 +225,7 @@ def versions() -> dict[str, str]:
     """Library -> version."""
     import torch
 
-    libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
-    found = {name.replace("-", "_"): version(name) for name in libraries}
+    found = {name.replace("-", "_"): version(name) for name in ("torchvision", "pytorch-lightning", "timm", "numpy")}
     # torch's own, as it also names the build, such as +cu132
     return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -193,7 +194,8 @@ def test_checkpoints(verb: str, tmp_path: Path) -> None:
     for content in (b"", b"hello", pickle.dumps(payload)):
         path.write_bytes(content)
         assert "ckpt_path=some.ckpt" in refused(verb, *arguments, cwd=tmp_path)
-    for saved in ({"state_dict": {}}, {"state_dict": {}, "x": payload}, torch.nn.Linear(2, 2)):
+    objects: list[Any] = [{"state_dict": {}}, {"state_dict": {}, "x": payload}, torch.nn.Linear(2, 2)]
+    for saved in objects:
         torch.save(saved, path)
         assert "ckpt_path=some.ckpt" in refused(verb, *arguments, cwd=tmp_path)
     assert not (tmp_path / "evil").exists()
