@@ -48,16 +48,12 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"ckpt_path={checkpoint} does not say how its images were read ({error!r})") from error
     known = target in known_targets("data")
     if not known and argument("data") is None:
-        raise UserError(
-            f"data._target_={target} is in no configs/data/NAME.yaml: add one, or use other data, data=NAME"
-        )
+        raise UserError(f"data._target_={target} is in no configs/data/NAME.yaml: add one, or type data=NAME")
     own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
     reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
     require_plain({**own, **reading}, "data")
-    return {
-        "data": {"defaults": ["_base"], **({"_target_": target} if known else {}), **own},
-        "run": {**values["run"], "data": reading},
-    }
+    data = {"defaults": ["_base"], **({"_target_": target} if known else {}), **own}
+    return {"data": data, "run": {**values["run"], "data": reading}}
 
 
 def own_parameters(kind: type) -> list[str]:

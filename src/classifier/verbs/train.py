@@ -104,10 +104,8 @@ def _fit(
     metrics["fit_seconds"] = fit_seconds
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
-        for part in ("val/", "test/"):
-            shown = (f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith(part))
-            log.info("%s", "  ".join(shown))
-        log.info("%s", run_dir)
+        shown = [f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith(("val/", "test/"))]
+        log.info("%s\n%s", "  ".join(shown), run_dir)
     return metrics
 
 
