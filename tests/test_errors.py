@@ -28,23 +28,9 @@ def test_no_whole_number(value: Any) -> None:
         require_whole("data.fold", value, 3, 4, ", or null")
 
 
-@pytest.mark.parametrize("value", ["3", True, None, float("nan"), float("inf")])
-def test_no_number(value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^data\.margin={value} "):
-        require_number("data.margin", value)
-
-
-@pytest.mark.parametrize(
-    ("limits", "wrong", "right", "said"),
-    [
-        ({"least": 0}, -1, 0, "of at least 0"),
-        ({"above": 0}, 0, 0.1, "above 0"),
-        ({"least": 0, "most": 1}, 1.5, 1, "from 0 to 1"),
-        ({"most": 1}, 2, -3, "up to 1"),
-    ],
-)
-def test_number_within_limits(limits: dict[str, float], wrong: float, right: float, said: str) -> None:
-    require_number("key", right, **limits)
-    for value in (wrong, True, float("nan")):
-        with pytest.raises(UserError, match=rf"^key={value} .*{said}"):
-            require_number("key", value, **limits)
+def test_number_within_limits() -> None:
+    for limits, wrong, right in (({"least": 0}, -1, 0), ({"above": 0}, 0, 0.1), ({"least": 0, "most": 1}, 1.5, 1)):
+        require_number("key", right, **limits)
+        for value in (wrong, True, "3", None, float("nan"), float("inf")):
+            with pytest.raises(UserError, match=rf"^key={value} .* {limits.get('most', 0)}$"):
+                require_number("key", value, **limits)

@@ -27,16 +27,5 @@ def test_wheel(tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1]); import classifier.runs as c; "
         "assert c.__file__.startswith(sys.argv[1]); print((c.CONFIG_DIR / 'train.yaml').is_file())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "site")], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "True"
-
-
-def test_no_large_or_foreign_file_is_tracked() -> None:
-    if not (REPOSITORY / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    paths = [REPOSITORY / name for name in listed.stdout.splitlines()]
-    assert not [path for path in paths if path.exists() and path.stat().st_size > 1_000_000]
-    assert not [path for path in paths if path.suffix in (".ckpt", ".npz", ".safetensors", ".tar")]
+    command = [sys.executable, "-c", script, str(tmp_path / "site")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip() == "True"

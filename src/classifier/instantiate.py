@@ -1,6 +1,5 @@
 """A config section -> the object it names, with what can go wrong put into words."""
 
-import importlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,10 +9,11 @@ import yaml
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from classifier.errors import UserError, did_you_mean
+from classifier.errors import UserError
 from classifier.runs import CONFIG_DIR
 
-WRONG_ARGUMENTS = (TypeError, ValueError, RuntimeError, MisconfigurationException)
+# the first, where there is no such target
+WRONG_INPUT = (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException)
 
 
 @cache
@@ -59,20 +59,7 @@ def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: b
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from error
-        if isinstance(cause, WRONG_ARGUMENTS):
-            raise UserError(f"{section} is not accepted: {' '.join(str(cause).split())} ({section}.*)") from error
-        if "locating target" in str(error):
-            raise UserError(
-                f"{section}._target_={config['_target_']} does not exist: {_near(config['_target_'])}"
-            ) from error
-        if cause is None:  # Hydra itself refuses the target
-            raise UserError(f"{section} is refused: {' '.join(str(error).split())}") from error
-        raise
-
-
-def _near(target: str) -> str:
-    module, _, name = target.rpartition(".")
-    try:
-        return did_you_mean(name, [known for known in dir(importlib.import_module(module)) if known[0] != "_"])
-    except ImportError:
-        return f"there is no module {module}"
+        if cause is not None and not isinstance(cause, WRONG_INPUT):
+            raise
+        # without a cause where Hydra itself refuses the target
+        raise UserError(f"{section} is not accepted: {' '.join(str(cause or error).split())} ({section}.*)") from error

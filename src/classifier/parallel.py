@@ -41,14 +41,9 @@ def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
 
     Where stderr is no terminal, one line at the end says how many there were.
     """
-    if total == 0:
-        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
+        yield from progress.track(items, total=total, description=what)
 
 
 def worker_count(num_workers: int | str, processes: int = 1, key: str = "data.num_workers") -> int:

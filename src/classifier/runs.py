@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "configs") if path.is_dir())
 STARTS = "starts.jsonl"  # a line for each start of a run: when, with what, where
 DEBUG = "debug"  # the folder of runs with debug=...
-DIFF_LIMIT = 1 << 20  # bytes kept of the changes to the code
+BEST = "checkpoints/best.ckpt"
 SHARDED = "sharded"  # the trainer.strategy that training/trainer.py adds
 # What may change when a run is resumed: where and for how long it trains, where its data lies, what it shows. The last
 # pattern that fits counts, and ! takes back: the length of an epoch, the scores of the best, and in memory the order
@@ -54,9 +54,7 @@ OmegaConf.register_new_resolver("folder", folder_of, replace=True)
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config as dict, list, str and numbers."""
-    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def leaves(config: Any, sections: bool = False, prefix: str = "") -> dict[str, Any]:
@@ -89,17 +87,16 @@ def set_variable(variable: str, value: str | None) -> None:
 
 def new_run_dir(parent: Path) -> Path:
     """Make parent/<date_time>, with a number after it where another run started in the same second."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for attempt in range(1, 1000):
+    stamp, attempt = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
+    while True:
         path = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
         try:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
-            continue
+            attempt += 1
         except OSError as error:
             raise UserError(f"cannot make the run directory {path} ({error}): use log_dir=...") from error
-    raise AssertionError("a thousand runs in one second")
 
 
 def find_runs(log_dir: Path, name: str | None = None, debug: bool = False) -> list[Path]:
@@ -119,17 +116,32 @@ def find_run(value: str, log_dir: Path, name: str | None = None) -> Path:
     Raises:
         UserError: It does not exist or is no run directory.
     """
+    runs = find_runs(log_dir, name) if value == "latest" else [Path(value)]
+    return _last(runs, "config.yaml", f"resume={value}", log_dir)
+
+
+def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
+    """The file that `key=value` means: a file, a run directory's best checkpoint, or that of the latest run.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    runs = [Path(value)]
     if value == "latest":
-        runs = find_runs(log_dir, name)
-        if not runs:
-            where = log_dir if name is None else log_dir / name
-            raise UserError(f"resume=latest: no run below {where}: use resume=RUN_DIR, or log_dir=...")
-        return runs[-1]
-    run = Path(value)
-    if not (run / "config.yaml").is_file():
-        what = "is no run directory (it holds no config.yaml)" if run.exists() else "does not exist"
-        raise UserError(f"resume={value} {what}: name one, such as logs/digits_cnn/2026-11-21_12-30-05, or latest")
-    return run
+        runs = [run for run in find_runs(log_dir) if (run / BEST).is_file()]
+    elif runs[0].is_file():
+        return runs[0]
+    return _last(runs, BEST, f"{key}={value}", log_dir) / BEST
+
+
+def _last(runs: list[Path], file: str, typed: str, log_dir: Path) -> Path:
+    if not runs or not (runs[-1] / file).is_file():
+        where = runs[-1] if runs else f"any run below {log_dir}"
+        raise UserError(
+            f"{typed}: there is no {file} in {where}. Name a run, such as logs/digits_cnn/2026-11-21_12-30-05, or "
+            "another log_dir=...; a checkpoint can be a file too, such as RUN/checkpoints/last.ckpt"
+        )
+    return runs[-1]
 
 
 def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple[Path | None, list[str]]:
@@ -145,49 +157,17 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
         UserError: The run in `run_dir` began with other keys.
     """
     typed = [text for text in typed if not text.startswith(("-", "hydra."))]
-    if run_dir is None:
-        same = [run for run in find_runs(log_dir, debug=True) if sorted(_first_overrides(run)) == sorted(typed)]
-        return (same[-1] if same else None), []
-    run = Path(run_dir)
-    if not (run / "config.yaml").is_file():
-        return None, []
-    first = _first_overrides(run)
     keys = {text.partition("=")[0] for text in typed}
-    if missing := [text for text in first if text.partition("=")[0] not in keys]:
-        raise UserError(
-            f"run_dir={run} holds a run that began with {' '.join(missing)}: type that too, or name another run_dir"
-        )
-    return run, [text for text in typed if text not in first]
-
-
-def _first_overrides(run: Path) -> list[str]:
-    starts = read_starts(run)
-    return list(starts[0]["overrides"]) if starts else []
-
-
-def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
-    """The file that `key=value` means: a file, a run directory's best checkpoint, or that of the latest run.
-
-    Raises:
-        UserError: There is no such checkpoint.
-    """
-    if value == "latest":
-        found = [run / "checkpoints" / "best.ckpt" for run in find_runs(log_dir)]
-        found = [path for path in found if path.is_file()]
-        if not found:
-            raise UserError(f"{key}=latest: no run below {log_dir} has a checkpoint: use {key}=... or log_dir=...")
-        return found[-1]
-    path = Path(value)
-    if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        if not best.is_file():
-            last = best.with_name("last.ckpt")
-            instead = f"use {key}={last}" if last.is_file() else "name a run directory or a file"
-            raise UserError(f"{key}={value} is a folder without checkpoints/best.ckpt: {instead}")
-        return best
-    if not path.is_file():
-        raise UserError(f"{key}={value} does not exist: name a .ckpt file, a run directory, or latest")
-    return path
+    for run in reversed(find_runs(log_dir, debug=True)) if run_dir is None else [Path(run_dir)]:
+        starts = read_starts(run) if (run / "config.yaml").is_file() else []
+        first = starts[0]["overrides"] if starts else []
+        if starts and run_dir is not None:
+            if missing := " ".join(text for text in first if text.partition("=")[0] not in keys):
+                raise UserError(f"run_dir={run} holds a run that began with {missing}: type that, or another run_dir")
+            return run, [text for text in typed if text not in first]
+        if starts and sorted(first) == sorted(typed):
+            return run, []
+    return None, []
 
 
 def run_dir_of(checkpoint: Path) -> Path:
@@ -210,7 +190,7 @@ def stored_config(run: Path) -> dict[str, Any]:
             return str(run) + value.removeprefix(old)
         return value
 
-    return {key: here(value) for key, value in config.items()}
+    return cast(dict[str, Any], here(config))
 
 
 def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -223,20 +203,16 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
     Raises:
         UserError: With the first such key.
     """
-    begun, now = (str(config["trainer"]["strategy"]) for config in (stored, config))
-    if (begun == SHARDED) != (now == SHARDED):
-        # Lightning finds the parameters of an optimiser's state by their order, which groups of them change
-        raise UserError(
-            f"trainer.strategy={now}: this run began with {begun}, and its optimiser resumes with that alone; for a "
-            "new run from its weights, use init_from=... instead of resume"
-        )
     before, after = leaves(stored), leaves(config)
     for key in {**after, **before}:
-        if after.get(key) != before.get(key) and not _may_change(key, gone=key not in after):
+        begun, now = before.get(key), after.get(key)
+        # Lightning finds the parameters of an optimiser's state by their order, which groups of them change
+        regrouped = key == "trainer.strategy" and SHARDED in (begun, now)
+        if now != begun and (regrouped or not _may_change(key, gone=key not in after)):
             raise UserError(
-                f"{key}={after.get(key)} has no effect on a resumed run, which began with {before.get(key)}: what can "
-                "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from "
-                "these weights, use init_from=... instead of resume"
+                f"{key}={now} is not possible in a resumed run, which began with {begun}: what can change is where it "
+                "runs, for how long (trainer.max_epochs), and what it shows. For a new run from these weights, use "
+                "init_from=... instead of resume"
             )
 
 
@@ -249,8 +225,7 @@ def versions() -> dict[str, str]:
     """Library -> version."""
     import torch
 
-    libraries = ("torchvision", "pytorch-lightning", "timm", "numpy")
-    found = {name.replace("-", "_"): version(name) for name in libraries}
+    found = {name.replace("-", "_"): version(name) for name in ("torchvision", "pytorch-lightning", "timm", "numpy")}
     # torch's own, as it also names the build, such as +cu132
     return {"python": platform.python_version(), "classifier": __version__, "torch": str(torch.__version__), **found}
 
@@ -292,24 +267,18 @@ def _git(run_dir: Path) -> dict[str, Any] | None:
     revision = _ask_git("rev-parse", "HEAD")
     if revision is None:
         return None
-    diff = _ask_git("diff", "HEAD") or b""
-    # new files of code, not photographs that lie beside them
     new = _ask_git("ls-files", "--others", "--exclude-standard", ":/*.py", ":/*.yaml") or b""
-    for path in new.decode(errors="surrogateescape").splitlines():
-        diff += _ask_git("diff", "--no-index", "--", os.devnull, path) or b""
-    if not diff:
-        return {"revision": revision.decode().strip(), "diff": None}
-    if len(diff) > DIFF_LIMIT:
-        diff = diff[:DIFF_LIMIT] + b"\n... and %d bytes more\n" % (len(diff) - DIFF_LIMIT)
-    name = f"git_{hashlib.sha256(diff).hexdigest()[:8]}.diff"  # starts from the same code share one
-    with whole_file(run_dir / name, "log_dir") as scratch:
-        scratch.write_bytes(diff)
+    diff = (_ask_git("diff", "HEAD") or b"") + b"".join(b"new file: %s\n" % path for path in new.splitlines())
+    # starts from the same code share one
+    name = f"git_{hashlib.sha256(diff).hexdigest()[:8]}.diff" if diff else None
+    if name is not None:
+        with whole_file(run_dir / name, "log_dir") as scratch:
+            scratch.write_bytes(diff)
     return {"revision": revision.decode().strip(), "diff": name}
 
 
 def _ask_git(*arguments: str) -> bytes | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout if done.returncode in (0, 1) else None  # 1: there are differences

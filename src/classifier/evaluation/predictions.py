@@ -1,6 +1,7 @@
 """Probabilities -> a table of predictions; metrics -> metrics.json."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,14 @@ class Predictions(pl.Callback):
         self.predict = predict
         self.unreadable: dict[int, str] = {}
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *number: Any, **more: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any, **__: Any) -> None:
         self.unreadable |= batch.get("unreadable", {})
         if outputs is not None:
             self.parts.append(self.predict(outputs).set_index(batch["index"].numpy(force=True)))
 
     on_predict_batch_end = on_test_batch_end
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.world_size > 1:
             found: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(found, self.table())
@@ -51,10 +50,8 @@ class Predictions(pl.Callback):
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """The metrics among `values`, to six decimals: further ones depend on the order of additions."""
-    parts = ("train/", "val/", "test/", "all/")
-    return {
-        name: round(values[name], 6) for name in sorted(values) if name.startswith(parts) and not name.endswith("_step")
-    }
+    names = [name for name in sorted(values) if re.match(r"(train|val|test|all)/(?!.*_step$)", name)]
+    return {name: round(values[name], 6) for name in names}
 
 
 def write_json(path: Path, metrics: dict[str, float], key: str = "output_dir") -> None:

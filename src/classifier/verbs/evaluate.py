@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
@@ -49,17 +48,12 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"ckpt_path={checkpoint} does not say how its images were read ({error!r})") from error
     known = target in known_targets("data")
     if not known and argument("data") is None:
-        raise UserError(
-            f"data._target_={target} is not opened from a checkpoint: where it is your own, add a file "
-            "configs/data/NAME.yaml that names it, or say which data to use with data=NAME"
-        )
+        raise UserError(f"data._target_={target} is in no configs/data/NAME.yaml: add one, or type data=NAME")
     own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
     reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
     require_plain({**own, **reading}, "data")
-    return {
-        "data": {"defaults": ["_base"], **({"_target_": target} if known else {}), **own},
-        "run": {**values["run"], "data": reading},
-    }
+    data = {"defaults": ["_base"], **({"_target_": target} if known else {}), **own}
+    return {"data": data, "run": {**values["run"], "data": reading}}
 
 
 def own_parameters(kind: type) -> list[str]:
@@ -89,24 +83,26 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     log.info("%s on %s: %d of %d images", path, datamodule.test_split, len(rows), len(datamodule.samples))
     size = datamodule.batch_size
     with report_out_of_memory(f"data.batch_size={size}", f"use data.batch_size={max(1, size // 2)}"):
+        # Lightning calls it before a test, and a checkpoint must not say what to fetch, or where to
+        datamodule.prepare_data = _prepare_nothing  # type: ignore[method-assign]
         trainer.test(model, datamodule=datamodule, verbose=False)
-    metrics = {
-        **rounded({name: value.item() for name, value in trainer.callback_metrics.items()}),
-        "epoch": checkpoint["epoch"] + 1,  # counted from 1, as in the run's metrics.json
-        "global_step": checkpoint["global_step"],
-        **({"flip": True} if model.flip else {}),
-    }
+    metrics = rounded({name: value.item() for name, value in trainer.callback_metrics.items()})
+    metrics |= {"epoch": checkpoint["epoch"] + 1, "global_step": checkpoint["global_step"]}  # epochs count from 1
+    metrics |= {"flip": True} if model.flip else {}
     if trainer.is_global_zero:
         output = Path(settings["output_dir"]) if settings["output_dir"] else new_run_dir(run_dir / "eval")
         predictions = collector.table()
-        samples = datamodule.samples.loc[predictions.index]
-        table = samples[["path"]].assign(status="ok").join(predictions).assign(target=samples["label"])
-        table = table.join(samples.filter(BOX))
+        samples = datamodule.samples.loc[predictions.index].rename(columns={"label": "target"})
+        table = samples[["path"]].assign(status="ok").join(predictions).join(samples.filter(["target", *BOX]))
         write_csv(output / "predictions.csv", table, "output_dir", float_format="%.6f")
         write_json(output / "metrics.json", metrics)
         log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" in name))
         log.info("in %s: metrics.json, predictions.csv", output)
     return metrics
+
+
+def _prepare_nothing() -> None:  # no lambda, as reading processes get a pickled data module
+    pass
 
 
 def _open_data(
@@ -123,22 +119,14 @@ def _open_data(
     datamodule, trained_on = build(settings), record["config"]["data"]
     keys = ["_target_", *own_parameters(type(datamodule))]
     own_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in keys)
-    divided = own_data
-    if not own_data:
-        table = datamodule.read()
-        divided = "split" in table and bool(table["split"].notna().any())
-        if not divided and split_file.is_file() and str(datamodule.root.resolve()) == record.get("data_root"):
-            # images of the run, listed in another way: those that were trained on are not new
-            own_data = divided = bool(table["path"].isin(pd.read_csv(split_file, usecols=["path"])["path"]).any())
     if own_data and "data.split_file" not in typed:
+        division = [*inspect.signature(Splitting).parameters, "group_pattern"]
+        stored = {key: trained_on[key] for key in division if key in trained_on and f"data.{key}" not in typed}
         if split_file.is_file():
-            settings = {**settings, "split_file": str(split_file)}
-        else:
-            division = [*inspect.signature(Splitting).parameters, "group_pattern"]
-            stored = {key: trained_on[key] for key in division if key in trained_on and f"data.{key}" not in typed}
-            require_plain(stored, "data")
-            settings = {**settings, **stored}
-        datamodule = build(settings)
+            stored = {"split_file": str(split_file)}
+        require_plain(stored, "data")
+        datamodule = build({**settings, **stored})
+    divided = own_data or datamodule.read().reindex(columns=["split"]).notna().any(axis=None)
     datamodule.setup()
     if own_data and fingerprint(datamodule.samples) != record["data_fingerprint"]:
         log.warning("%s is not as it was in training: files came, went or changed their class", datamodule.root)

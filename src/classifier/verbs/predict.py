@@ -1,10 +1,10 @@
 """A checkpoint on unlabelled images -> predictions.csv."""
 
-import glob
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.data.image import image_problem
-from classifier.data.image_folder import EXTENSIONS, image_files
+from classifier.data.image_folder import image_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_flag, require_whole
 from classifier.evaluation.predictions import Predictions
@@ -68,17 +68,11 @@ def find_images(inputs: str) -> list[Path]:
         UserError: There is none.
     """
     path = Path(inputs)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = list(image_files(path))
-        if not found:
-            raise UserError(f"inputs={inputs} holds no image ({', '.join(EXTENSIONS)}): name another folder or file")
-        return found
-    found = sorted(Path(match) for match in glob.glob(inputs, recursive=True) if Path(match).is_file())
-    if not found:
-        raise UserError(f"inputs={inputs} is no file, no folder, and no pattern that a file matches")
-    return found
+    found = image_files(path) if path.is_dir() else map(Path, sorted({inputs, *glob(inputs, recursive=True)}))
+    paths = [path for path in found if path.is_file()]
+    if not paths:
+        raise UserError(f"inputs={inputs} is no image, no folder with images, and no pattern that a file matches")
+    return paths
 
 
 def stored_values(checkpoint: Path) -> dict[str, Any]:
@@ -96,9 +90,7 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
     return {"run": {"trainer": {"precision": precision}}}
 
 
-def open_checkpoint(
-    settings: Mapping[str, Any],
-) -> tuple[ImageClassifier, dict[str, Any], pl.Trainer, Predictions]:
+def open_checkpoint(settings: dict[str, Any]) -> tuple[ImageClassifier, dict[str, Any], pl.Trainer, Predictions]:
     """The model that `ckpt_path` names, the checkpoint, what runs the model, and what collects its predictions.
 
     Raises:
@@ -110,14 +102,9 @@ def open_checkpoint(
     model.flip = settings["flip"]
     predictions = partial(model.task.predictions, top_k=settings["top_k"])
     collector = Predictions(model.task.prediction_columns(settings["top_k"]), predictions)
-    trainer = make_trainer(
-        with_usable_precision(settings["trainer"]),
-        Path(),
-        callbacks=[RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])],
-        logger=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    callbacks = [RichProgressBar(leave=False), collector, *speed_up(model.network, **settings["speed"])]
+    off = dict.fromkeys(("logger", "enable_model_summary", "enable_checkpointing"), False)
+    trainer = make_trainer(with_usable_precision(settings["trainer"]), Path(), callbacks=callbacks, **off)
     return model, checkpoint, trainer, collector
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from torch.distributed import TCPStore, destroy_process_group, is_initialized
 
 from classifier.cli import override
 from classifier.errors import UserError
@@ -20,15 +20,13 @@ LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WO
 
 
 @contextmanager
-def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.yaml") -> Iterator[Path]:
+def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator[Path]:
     """Make the run's directory and write it into the config; remove it again where the run never started.
 
     Args:
         kept_for: The file that shows that it did.
     """
     given = config.run_dir is not None
-    parent = Path(config.log_dir, config.name)
-    made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     if given:
         run_dir = Path(config.run_dir)
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -36,9 +34,9 @@ def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.ya
             raise UserError(f"{started} and -m: leave out {started}, as each job then starts its own processes")
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     else:
-        run_dir = _agree_on(parent, config.trainer.num_nodes)
+        run_dir = _agree_on(Path(config.log_dir, config.name), config.trainer.num_nodes)
     # of several processes, all look before the first one writes it: that is when all have joined
-    if not resuming and (run_dir / "config.yaml").exists():
+    if config.resume is None and (run_dir / "config.yaml").exists():
         raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(run_dir)
@@ -47,9 +45,8 @@ def run_directory(config: DictConfig, resuming: bool, kept_for: str = "config.ya
     finally:
         if on_main_process() and not given and not (run_dir / kept_for).exists():
             shutil.rmtree(run_dir, ignore_errors=True)
-            for folder in made_here:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+            with suppress(OSError):
+                os.removedirs(run_dir.parent)  # with those above it that are empty then
 
 
 def _started_beside_others() -> str | None:
@@ -72,7 +69,7 @@ def _agree_on(parent: Path, num_nodes: int) -> Path:
         return new_run_dir(parent)
     if started == "srun":
         return parent / f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ.get('SLURM_STEP_ID', '0')}"
-    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"run_dir of attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if on_main_process():
         store.set(key, str(new_run_dir(parent)))
@@ -80,21 +77,21 @@ def _agree_on(parent: Path, num_nodes: int) -> Path:
 
 
 @contextmanager
-def own_processes(run_dir: Path, resuming: bool) -> Iterator[None]:
+def own_processes(config: DictConfig) -> Iterator[None]:
     """Let processes that Lightning starts run this job alone, in this directory, and leave no trace of them.
 
     They repeat sys.argv: in each, a multirun would run all its jobs again, and `latest` could mean another run. And
     what the first job of a multirun leaves in the environment would keep the second from starting its own.
     """
     arguments, environment = list(sys.argv), {key: os.environ.get(key) for key in LAUNCH_VARIABLES}
-    if HydraConfig.initialized() and not resuming:
-        sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", str(run_dir))]
-    started_here = not torch.distributed.is_initialized()
+    if HydraConfig.initialized() and config.resume is None:
+        sys.argv[1:] = [*HydraConfig.get().overrides.task, override("run_dir", config.run_dir)]
+    started_here = not is_initialized()
     try:
         yield
     finally:
         sys.argv[:] = arguments
-        if started_here and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if started_here and is_initialized():
+            destroy_process_group()
             for key, value in environment.items():
                 set_variable(key, value)
