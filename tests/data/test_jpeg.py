@@ -68,21 +68,6 @@ def test_each_decoder_decodes_scaled(tmp_path: Path, decoder: str, kind: str, sh
     assert psnr(read(path, box, size), by_pillow(path, box, size, "RGB")) > 35
 
 
-@pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed")
-@pytest.mark.parametrize("kind", JPEGS)
-def test_the_decoders_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    path = saved_jpeg(kind, tmp_path / "x.jpg", (1001, 777))
-    cases = [
-        ((3, 5, 603, 405), (64, 64), 3),
-        ((1, 301, 999, 777), (100, 90), 1),
-        (None, (776, 1000), 3),
-        (None, (31, 17), 3),
-    ]
-    fast = [read(path, *case) for case in cases]
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    assert all(psnr(found, read(path, *case)) > 50 for found, case in zip(fast, cases, strict=True))
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(60, 40), (200, 120)])
 def test_orientation_box_and_crop_by_each_decoder(
