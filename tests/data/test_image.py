@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,13 +190,13 @@ def test_interpolation_equals_pillows(tmp_path: Path, interpolation: str, channe
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transparency_shows_white(tmp_path: Path, mode: str, channels: int) -> None:
     """Left black and opaque, right transparent with black beneath."""
-    image, options = Image.new("RGBA", (16, 16)), {}
+    image, options = Image.new("RGBA", (16, 16)), dict[str, Any]()
     if mode in ("P", "RGB"):
         image, options = Image.new("RGB", (16, 16), (1, 1, 1)), {"transparency": (1, 1, 1)}
     image.paste((0, 0, 0, 255) if mode in ("RGBA", "LA") else (0, 0, 0), (0, 0, 8, 16))
     if mode == "P":
-        image, options = image.quantize(2), {}
-        options["transparency"] = image.getpixel((12, 0))
+        image = image.quantize(2)
+        options = {"transparency": image.getpixel((12, 0))}
     found = read(save(image.convert(mode), tmp_path / "x.png", **options), channels=channels)
     assert (found[:, :8] == 0).all()
     assert (found[:, 8:] == 255).all()

@@ -117,7 +117,7 @@ def images(folder: Path) -> Images:
 def loader(images: Images, num_workers: int = 0, seed: int = 0) -> Iterator[ResumableLoader]:
     """58 of 60 samples in batches of 8, augmented at random; its processes end with the block."""
     rotate = {"_target_": "albumentations.Rotate", "limit": 20}
-    transforms = {
+    transforms: dict[str, Any] = {
         "flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"},
         "rotate": {"_target_": "classifier.data.transforms.Albumentations", "transform": rotate},
     }
@@ -228,7 +228,7 @@ def drawn(table: pd.DataFrame, weights: np.ndarray, epoch: int, world_size: int 
     """Positions in the order of the global batches of 8."""
     ranks = []
     for rank in range(world_size):
-        place = {"seed": 0, "rank": rank, "world_size": world_size}
+        place: dict[str, Any] = {"seed": 0, "rank": rank, "world_size": world_size}
         sampler = EpochSampler(len(table), 8 // world_size, weights=weights, labels=labels_of(table), **place)
         sampler.set_epoch(epoch)
         ranks.append(list(chain.from_iterable(sampler)))

@@ -247,7 +247,12 @@ def test_the_seed_decides() -> None:
     assert first["test"] != other["test"]
 
 
-BAD = {"fold": (5, -1, "many"), "num_folds": (1, 2.5), "limit_per_class": (0, True), "split_seed": (-1, 2**32 - 1)}
+BAD: dict[str, tuple[Any, ...]] = {
+    "fold": (5, -1, "many"),
+    "num_folds": (1, 2.5),
+    "limit_per_class": (0, True),
+    "split_seed": (-1, 2**32 - 1),
+}
 BAD |= {"val_fraction": (-0.1, None), "test_fraction": (float("nan"), "some")}
 
 

@@ -195,7 +195,9 @@ def test_training_images_grow(settings: dict[str, Any], folder: Path, tmp_path: 
         assert torch.equal(found[2], epochs(folder, 2, image_size=[24, 20])[0])
 
 
-@pytest.mark.parametrize(("padding", "message"), [(8, "32x32 pixels of 16x16"), (None, "larger than input image size")])
+@pytest.mark.parametrize(
+    ("padding", "message"), [(8, "32x32.*train_size=null"), (None, "larger than input image size")]
+)
 def test_a_transform_with_a_size_of_its_own_is_refused(padding: int | None, message: str, folder: Path) -> None:
     shift = {"_target_": "torchvision.transforms.v2.RandomCrop", "size": 32, "padding": padding}
     augment = {"crop": CROP, "transforms": {"shift": shift}}
@@ -204,13 +206,9 @@ def test_a_transform_with_a_size_of_its_own_is_refused(padding: int | None, mess
         epochs(folder, 0, augment=augment, train_size=16)
 
 
-@pytest.mark.parametrize("value", [65, [[0, 32], [3, [32, 96]]], 0, "small", [16, 16, 16], [], [[0, 16], 32]])
+@pytest.mark.parametrize(
+    "value", [65, [[0, 32], [3, [32, 96]]], "small", [16, 16, 16], [], [[0, 16], 32], [[1, 16]], [[0, 16], [1.5, 9]]]
+)
 def test_bad_train_sizes(value: Any) -> None:
     with pytest.raises(UserError, match=r"data\.train_size="):
-        train_sizes(value, (64, 64))
-
-
-@pytest.mark.parametrize("value", [[[0, 16, 32]], [[1, 16]], [[0, 16], [3, 20], [3, 24]], [[0, 16], [1.5, 24]]])
-def test_train_sizes_that_are_no_pairs(value: Any) -> None:
-    with pytest.raises(UserError, match=r"data\.train_size=.*\[\[0,128\],\[10,192\]\]"):
         train_sizes(value, (64, 64))
