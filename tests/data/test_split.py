@@ -248,8 +248,12 @@ def test_the_seed_decides() -> None:
 
 
 BAD: dict[str, tuple[Any, ...]] = {
-    **{"fold": (5, -1, "many"), "num_folds": (1, 2.5), "limit_per_class": (0, True), "split_seed": (-1, 2**32 - 1)},
-    **{"val_fraction": (-0.1, None), "test_fraction": (float("nan"), "some")},
+    "fold": (5, -1, "many"),
+    "num_folds": (1, 2.5),
+    "limit_per_class": (0, True),
+    "split_seed": (-1, 2**32 - 1),
+    "val_fraction": (-0.1, None),
+    "test_fraction": (float("nan"), "some"),
 }
 
 
