@@ -16,7 +16,7 @@ from torchvision.transforms import Compose, PILToTensor, RandomResizedCrop
 from benchmarks.decoding import RATIO, SCALE, timm_crops
 from benchmarks.photos import images_of, make_photos
 from benchmarks.timing import Result, results, table, take_turns
-from classifier.data.cache import Cache
+from classifier.data.cache import cached
 from classifier.data.loader import EpochSampler, ImageDataset, Images, ResumableLoader
 from classifier.data.transforms import Augmentation, Preprocessing
 
@@ -79,7 +79,7 @@ def loaders(root: Path, size: int, times: int, cache_dir: Path) -> dict[str, "Da
         sampler = EpochSampler(len(rows), BATCH, seed=0)
         return ResumableLoader(dataset, sampler, num_workers=workers, persistent_workers=workers > 0)
 
-    in_cache = Cache("disk", round(size * 8 / 7), cache_dir).for_training(images, rows, preprocessing)
+    in_cache = cached(images, rows, preprocessing, cache_dir, round(size * 8 / 7))
     return {
         REFERENCE: usual(torchvision_v1, WORKERS),
         f"timm, {WORKERS} workers": usual(timm_crops(size), WORKERS, collate_fn=fast_collate),

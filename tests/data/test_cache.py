@@ -1,7 +1,6 @@
 import errno
 import os
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import pytest
 import torch
 
 from classifier.data import AnnotationCropDataModule, ImageFolderDataModule
-from classifier.data.cache import Form
-from classifier.data.image import decode
-from classifier.data.loader import ImageDataset
+from classifier.data.cache import cached
+from classifier.data.image import decode, everything
+from classifier.data.loader import ImageDataset, Images
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from tests import generate
+from tests.data.tables import make_table
 
 RANDOM_CROP = {
     "crop": {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]},
@@ -67,65 +67,14 @@ def test_validation_is_what_evaluation_reads(folder: Path, tmp_path: Path, resiz
 
 def test_boxes_are_cut_before(annotated: Path, tmp_path: Path) -> None:
     modules = []
+    settings: dict[str, Any] = {"image_size": 16, "batch_size": 8, "cache_size": 30, "cache_dir": str(tmp_path)}
     for cache in ("none", "disk"):
-        module = AnnotationCropDataModule(
-            annotated, image_size=16, batch_size=8, num_workers=0, cache=cache, cache_size=30, cache_dir=str(tmp_path)
-        )
+        module = AnnotationCropDataModule(annotated, num_workers=0, cache=cache, **settings)
         module.setup()
         modules.append(epoch(module))
     assert torch.equal(*modules)
-    largest = max(path.stat().st_size for path in files(tmp_path))
+    largest = max(path.stat().st_size for path in tmp_path.rglob("pixels.npy"))
     assert largest < 60 * 30 * 30 * 3 + 4000, "more than the boxes is kept"
-
-
-@pytest.mark.parametrize("size", [(200, 100), (100, 200), (90, 90), (20, 300)])
-def test_the_short_side_is_shrunk_and_never_enlarged(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = generate.save(generate.picture("red", size), tmp_path / "x.png")
-    for side in (32, 90, 500):
-        form = Form(Preprocessing((8, 8)), side)
-        pixels = form.read(path, None, form.shape(path, None))
-        wanted = min(side, *size)
-        assert min(pixels.shape[1:]) == wanted
-        assert pixels.shape[2] / pixels.shape[1] == pytest.approx(size[0] / size[1], rel=0.03)
-        same = decode(path, None, lambda width, height: (0, 0, width, height), (pixels.shape[1], pixels.shape[2]))
-        assert torch.equal(pixels, same)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_photographs(tmp_path: Path, orientation: int) -> None:
-    image = generate.picture("red", (60, 40))
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
-        generate.save(image, tmp_path / "photos" / name, exif=exif)
-    settings = {
-        "image_size": 32, "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2, "augment": None, "cache_size": 100
-    }  # fmt: skip
-    direct = ready(tmp_path / "photos", tmp_path, "none", **settings)
-    stored = ready(tmp_path / "photos", tmp_path, "disk", **settings)
-    # one is turned before and one after the resize, which rounds in another order
-    assert (epoch(direct).int() - epoch(stored).int()).abs().max() <= 1
-
-
-def test_a_later_run_finds_it_again(folder: Path, tmp_path: Path) -> None:
-    first = epoch(ready(folder, tmp_path))
-    (path,) = files(tmp_path)
-    written = path.stat().st_mtime_ns
-    again = ready(folder, tmp_path)
-    assert torch.equal(first, epoch(again))
-    assert path.stat().st_mtime_ns == written
-    assert files(tmp_path) == [path]
-
-
-def test_another_file_box_or_size_makes_another(tmp_path: Path) -> None:
-    root = generate.image_folder(tmp_path / "photos", per_class=6)
-    epoch(ready(root, tmp_path))
-    generate.save(generate.picture("white"), root / "red" / "000.jpg")
-    assert torch.equal(epoch(ready(root, tmp_path)), epoch(ready(root, tmp_path / "other")))
-    assert len(files(tmp_path)) == 2
-    epoch(ready(root, tmp_path, cache_size=20))
-    epoch(ready(root, tmp_path, interpolation="bicubic"))
-    assert len(files(tmp_path)) == 4
 
 
 def test_folds_share_the_training_images(folder: Path, tmp_path: Path) -> None:
@@ -133,28 +82,6 @@ def test_folds_share_the_training_images(folder: Path, tmp_path: Path) -> None:
         module = ready(folder, tmp_path, fold=fold, num_folds=3)
         assert torch.equal(epoch(module), epoch(ready(folder, tmp_path / str(fold), fold=fold, num_folds=3)))
     assert len(files(tmp_path)) == 1
-
-
-def test_a_half_built_one_is_never_used(folder: Path, tmp_path: Path) -> None:
-    whole = epoch(ready(folder, tmp_path))
-    (path,) = files(tmp_path)
-    # as a killed process leaves it
-    path.with_name(f".{path.name}.part").write_bytes(path.read_bytes()[:-5000] + bytes(5000))
-    path.unlink()
-    assert torch.equal(epoch(ready(folder, tmp_path)), whole)
-    assert files(tmp_path) == [path]
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut in the table", "cut in the pixels", "of something else"])
-def test_a_damaged_file_is_rebuilt(folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    whole = epoch(ready(folder, tmp_path))
-    (path,) = files(tmp_path)
-    content = path.read_bytes()
-    end = {"empty": 0, "cut in the table": 100, "cut in the pixels": -1}.get(damage)
-    path.write_bytes(content[:end] if damage != "of something else" else b"hello" * 1000)
-    assert torch.equal(epoch(ready(folder, tmp_path)), whole)
-    assert path.read_bytes() == content
-    assert str(path) in caplog.text
 
 
 @pytest.mark.parametrize("fate", ["cut", "gone"])
@@ -191,28 +118,6 @@ def test_a_cache_in_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == sorted(generate.CLASSES)
 
 
-def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"data\.cache_dir="):
-        ready(folder, tmp_path / "file" / "cache").train_dataloader()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match=r"data\.cache_dir="):
-        ready(folder, tmp_path).train_dataloader()
-    assert files(tmp_path) == []
-
-
-def test_too_little_space_is_said_before(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r" MB .* 0\.0 MB .* data\.cache=none, .*data\.cache_size=.*data\.cache_dir="):
-        ready(folder, tmp_path).train_dataloader()
-    assert files(tmp_path) == []
-
-
 def test_a_spawned_worker_gets_no_copy(folder: Path, tmp_path: Path) -> None:
     module = ready(folder, tmp_path)
     dataset = module.train_dataloader().dataset
@@ -224,21 +129,57 @@ def test_a_spawned_worker_gets_no_copy(folder: Path, tmp_path: Path) -> None:
         assert np.array_equal(read(np.array([item]))[0], np.asarray(dataset.images.picture(row)))
 
 
-def test_values_that_are_no_cache(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.cache=disc .*disk"):
-        ready(folder, tmp_path, "disc")
-    with pytest.raises(UserError, match=r"data\.cache_size=0"):
-        ready(folder, tmp_path, "disk", cache_size=0)
-
-
-def test_cached_images_are_read_without_workers(folder: Path, tmp_path: Path) -> None:
-    assert ready(folder, tmp_path, num_workers="auto").train_dataloader().num_workers == 0
-    assert ready(folder, tmp_path, num_workers=1).train_dataloader().num_workers == 1
-
-
 def test_a_wide_image_size_is_not_enlarged_from_the_cache(tmp_path: Path) -> None:
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         generate.save(generate.picture("red", (100, 100)), tmp_path / "photos" / name)
     settings: dict[str, Any] = {"image_size": [16, 64], "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 2}
     dataset = ready(tmp_path / "photos", tmp_path, **settings).train_dataloader().dataset
     assert dataset.images.picture(0).shape[1] >= 64  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (90, 90), (20, 300)])
+def test_the_short_side_is_shrunk_and_never_enlarged(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = generate.save(generate.picture("red", size), tmp_path / "photos" / "x.png")
+    images = Images.of(make_table([path.name]), path.parent)
+    for side in (32, 90, 500):
+        pixels = cached(images, np.array([0]), Preprocessing((8, 8)), tmp_path, side).picture(0)
+        assert isinstance(pixels, np.ndarray)
+        height, width, _ = pixels.shape
+        assert min(height, width) == min(side, *size)
+        assert width / height == pytest.approx(size[0] / size[1], rel=0.03)
+        assert np.array_equal(decode(path, None, everything, (height, width)).permute(1, 2, 0), pixels)
+
+
+def test_a_later_run_finds_it_again_and_only_what_is_the_same(tmp_path: Path) -> None:
+    root = generate.image_folder(tmp_path / "photos", per_class=6)
+    first = epoch(ready(root, tmp_path))
+    (path,) = files(tmp_path)
+    written = path.stat().st_mtime_ns
+    assert torch.equal(first, epoch(ready(root, tmp_path)))
+    assert [(found, found.stat().st_mtime_ns) for found in files(tmp_path)] == [(path, written)]
+    generate.save(generate.picture("white"), root / "red" / "000.jpg")
+    assert torch.equal(epoch(ready(root, tmp_path)), epoch(ready(root, tmp_path / "other")))
+    epoch(ready(root, tmp_path, cache_size=20))
+    epoch(ready(root, tmp_path, interpolation="bicubic"))
+    assert len(files(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("name", ["table.npy", "pixels.npy"])
+@pytest.mark.parametrize("length", [0, 100, -1])
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str, length: int) -> None:
+    epoch(ready(folder, tmp_path))
+    (path,) = files(tmp_path)
+    (path / name).write_bytes((path / name).read_bytes()[:length])
+    with pytest.raises(UserError, match=f"{path}.*remove"):
+        epoch(ready(folder, tmp_path))
+
+
+def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file/cache", "full"):
+        with pytest.raises(UserError, match=r"data\.cache_dir="):
+            ready(folder, tmp_path / place).train_dataloader()
+        # the second is a disk that has no room
+        error = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_, error=error: (_ for _ in ()).throw(error), raising=False)
+    assert files(tmp_path / "full") == []

@@ -3,13 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from classifier.data import jpeg
 from classifier.data.image import Box, decode
 from classifier.data.image import ImageError as DecodeError
-from classifier.data.jpeg import ORIENTATION_TAG
-from tests.data.test_image import psnr, read, whole, with_orientation
+from tests.data.test_image import psnr, read, whole
 from tests.generate import picture, save
 
 
@@ -66,38 +65,6 @@ def test_each_decoder_decodes_scaled(tmp_path: Path, decoder: str, kind: str, sh
     box = (101, 67, 901, 667)
     size = (600 // shrink, 800 // shrink)
     assert psnr(read(path, box, size), by_pillow(path, box, size, "RGB")) > 35
-
-
-@pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed")
-@pytest.mark.parametrize("kind", JPEGS)
-def test_the_decoders_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    path = saved_jpeg(kind, tmp_path / "x.jpg", (1001, 777))
-    cases = [
-        ((3, 5, 603, 405), (64, 64), 3),
-        ((1, 301, 999, 777), (100, 90), 1),
-        (None, (776, 1000), 3),
-        (None, (31, 17), 3),
-    ]
-    fast = [read(path, *case) for case in cases]
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    assert all(psnr(found, read(path, *case)) > 50 for found, case in zip(fast, cases, strict=True))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(60, 40), (200, 120)])
-def test_orientation_box_and_crop_by_each_decoder(
-    tmp_path: Path, decoder: str, orientation: int, size: tuple[int, int]
-) -> None:
-    path = with_orientation(photo(480, 360), tmp_path / "x.jpg", orientation)
-    box = (48, 24, 408, 264)
-    region = (60, 24, 180, 184)
-    with Image.open(path) as image:
-        part = image.crop(box)
-    part.getexif()[ORIENTATION_TAG] = orientation
-    upright = ImageOps.exif_transpose(part).crop(region)
-    wanted = np.asarray(upright.resize((size[1], size[0]), Image.Resampling.BILINEAR), dtype=float)
-    found = decode(path, box, lambda width, height: region, size).permute(1, 2, 0).numpy()
-    assert psnr(found, wanted) > (35 if size == (60, 40) else 50)
 
 
 def test_orientation_is_read_from_xmp_too(tmp_path: Path, decoder: str) -> None:

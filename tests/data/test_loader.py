@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,21 +27,11 @@ from classifier.data.transforms import Augmentation, Preprocessing
 from classifier.errors import UserError
 from tests.data.tables import make_table
 
-Batches = list[list[tuple[int, int]]]
-
 
 def batches_of(
-    length: int,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    epoch: int = 0,
-    seed: int = 0,
-    skip: int = 0,
-    drop_last: bool = False,
-) -> Batches:
-    sampler = EpochSampler(length, batch_size, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last)
+    length: int, batch_size: int, *, epoch: int = 0, seed: int = 0, skip: int = 0, **place: Any
+) -> list[list[tuple[int, int]]]:
+    sampler = EpochSampler(length, batch_size, seed=seed, **place)
     sampler.set_epoch(epoch)
     sampler.skip_batches = skip
     batches = list(sampler)
@@ -96,13 +87,6 @@ def test_another_epoch_or_seed_is_another_order() -> None:
     assert batches_of(50, 8, epoch=1) == orders[1]
 
 
-def test_another_remainder_is_left_out_each_epoch() -> None:
-    used = [{position for batch in batches_of(17, 2, epoch=epoch) for _, position in batch} for epoch in range(20)]
-    left = [set(range(17)) - positions for positions in used]
-    assert all(len(positions) == 1 for positions in left)
-    assert len(set.union(*left)) > 5
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("skip", range(7))
 def test_a_skip_leaves_exactly_the_rest(world_size: int, skip: int) -> None:
@@ -132,25 +116,15 @@ def images(folder: Path) -> Images:
 @contextmanager
 def loader(images: Images, num_workers: int = 0, seed: int = 0) -> Iterator[ResumableLoader]:
     """58 of 60 samples in batches of 8, augmented at random; its processes end with the block."""
-    augmentation = Augmentation(
-        Preprocessing((16, 16)),
-        {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]},
-        {
-            "flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"},
-            "rotate": {
-                "_target_": "classifier.data.transforms.Albumentations",
-                "transform": {"_target_": "albumentations.Rotate", "limit": 20},
-            },
-        },
-    )
-    rows = np.arange(2, 60)
-    made = ResumableLoader(
-        ImageDataset(images, rows, augmentation, seed),
-        EpochSampler(len(rows), 8, seed=seed),
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=outlive_signals,
-    )
+    rotate = {"_target_": "albumentations.Rotate", "limit": 20}
+    transforms: dict[str, Any] = {
+        "flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"},
+        "rotate": {"_target_": "classifier.data.transforms.Albumentations", "transform": rotate},
+    }
+    augmentation = Augmentation(Preprocessing((16, 16)), {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]}, transforms)
+    dataset, sampler = ImageDataset(images, np.arange(2, 60), augmentation, seed), EpochSampler(58, 8, seed=seed)
+    workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0}
+    made = ResumableLoader(dataset, sampler, worker_init_fn=outlive_signals, **workers)
     try:
         yield made
     finally:
@@ -223,14 +197,6 @@ def test_resumed_at_any_batch(images: Images, num_workers: int) -> None:
             assert equal(read(resumed, 5), whole[1]), "only the first epoch is shortened"
 
 
-def test_a_place_in_another_epoch_is_none_in_this(images: Images) -> None:
-    """A checkpoint from the end of an epoch, which a limit can put before its last batch."""
-    with loader(images) as made:
-        made.load_state_dict({"epoch": 4, "batches": 3, "images": 8})
-        made.epoch_sampler.set_epoch(5)
-        assert len(list(made)) == len(made)
-
-
 def test_a_place_among_batches_of_another_size_is_refused(images: Images) -> None:
     with loader(images) as made, pytest.raises(UserError, match=r"=8.*use data.batch_size=16"):
         made.load_state_dict({"epoch": 0, "batches": 3, "images": 16})
@@ -244,20 +210,6 @@ def test_reading_processes_outlive_a_signal_to_all(signum: int, images: Images) 
         for child in workers_of(made):
             os.kill(child.pid or 0, signum)
         assert len(list(batches)) == len(made) - 2
-
-
-def test_a_reading_process_that_nobody_needs_ends_after_a_signal(
-    images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And by itself: one that a signal killed would be reported in whatever the main process does by then."""
-    monkeypatch.setattr("classifier.data.loader.LAST_SECONDS", 1)
-    with loader(images, num_workers=1) as made:
-        batches = iter(made)
-        next(batches)
-        (child,) = workers_of(made)
-        os.kill(child.pid or 0, signal.SIGTERM)
-        child.join(60)
-        assert child.exitcode == 0
 
 
 def classes(per_class: Sequence[int]) -> pd.DataFrame:
@@ -276,10 +228,8 @@ def drawn(table: pd.DataFrame, weights: np.ndarray, epoch: int, world_size: int 
     """Positions in the order of the global batches of 8."""
     ranks = []
     for rank in range(world_size):
-        sampler = EpochSampler(
-            len(table), 8 // world_size, seed=0, rank=rank, world_size=world_size, weights=weights,
-            labels=labels_of(table),
-        )  # fmt: skip
+        place: dict[str, Any] = {"seed": 0, "rank": rank, "world_size": world_size}
+        sampler = EpochSampler(len(table), 8 // world_size, weights=weights, labels=labels_of(table), **place)
         sampler.set_epoch(epoch)
         ranks.append(list(chain.from_iterable(sampler)))
         keys = [(position, repeat) for _, position, repeat in ranks[-1]]
@@ -316,29 +266,25 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     assert np.abs(times - weights * 80 / weights.sum()).max() < 0.25
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ("", "path"),
-        ("path,wieght\n", "wieght"),
-        ("path,weight\n0/0.jpg,many\n", "line 2.*many"),
-        ("path,weight\n0/0.jpg,-1\n", "line 2.*-1"),
-        ("path,weight\n0/0.jpg,inf\n", "line 2.*inf"),
-        ("path,weight\n0/0.jpg\n", "line 2"),
-        ("path,weight\n0/0.jpg,1\n0/0.jpg,2\n", "line 3.*0/0.jpg"),
-        ("path,weight\n0/0.jpg,1\n", "0/1.jpg and 1 more.*data.sampler=shuffle data.weights_file=null"),
-        ("path,weight\n0/0.jpg,0\n0/1.jpg,0\n1/2.jpg,0\n", "data.sampler=shuffle data.weights_file=null"),
-    ],
-)
-def test_a_file_of_weights_that_does_not_fit(tmp_path: Path, content: str, named: str) -> None:
-    path = tmp_path / "weights.csv"
-    path.write_text(content)
-    with pytest.raises(UserError, match=named) as error:
-        weights_of(classes((2, 1)), "weighted", str(path))
-    assert str(path) in str(error.value)
-
-
 @pytest.mark.parametrize(("sampler", "file"), [("balance", None), ("weighted", None), ("shuffle", "w.csv")])
 def test_samplers_that_do_not_fit(sampler: str, file: str | None) -> None:
     with pytest.raises(UserError, match=f"data.sampler={sampler}.*({file or 'balanced|null'})"):
         weights_of(classes((2, 1)), sampler, file)
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["0/0.jpg,many"], "line 2.*many"),
+        (["0/0.jpg,-1"], "line 2.*-1"),
+        (["0/0.jpg"], "line 2"),
+        (["0/0.jpg,1", "0/0.jpg,2"], "line 3.*0/0.jpg"),
+        (["0/0.jpg,1"], "0/1.jpg and 1 more.*data.sampler=shuffle data.weights_file=null"),
+        (["0/0.jpg,0", "0/1.jpg,0", "1/2.jpg,0"], "data.sampler=shuffle data.weights_file=null"),
+    ],
+)
+def test_a_file_of_weights_that_does_not_fit(tmp_path: Path, lines: list[str], named: str) -> None:
+    path = tmp_path / "weights.csv"
+    path.write_text("\n".join(["path,weight", *lines, ""]))
+    with pytest.raises(UserError, match=f"{path}.*{named}"):
+        weights_of(classes((2, 1)), "weighted", str(path))

@@ -12,7 +12,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from classifier.data import loader
-from classifier.data.cache import Cache, stored_pixels
+from classifier.data.cache import cached, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.image import Box, Picture
 from classifier.data.samples import SPLITS, usable, with_labels
@@ -103,29 +103,21 @@ class ClassificationDataModule(pl.LightningDataModule):
         super().__init__()
         size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
+        require_choice("data.cache", cache, ("none", "disk"))
         if split_file is not None and fold is not None:
             raise UserError(f"data.fold={fold} and data.split_file={split_file} exclude each other: use data.fold=null")
-        require_whole("data.batch_size", batch_size, 1)
-        self.root = Path(root).expanduser()
+        for key, value in {"batch_size": batch_size, "cache_size": 1 if cache_size is None else cache_size}.items():
+            require_whole(f"data.{key}", value, 1)
+        self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir)
         self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
         self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
-        self.split_file = split_file
-        self.on_error = on_error
-        self.check = check
-        self.group_pattern = group_pattern
-        self.cache_dir = Path(cache_dir)
-        self.cache = Cache(cache, round(max(size) * 8 / 7) if cache_size is None else cache_size, self.cache_dir)
-        self.sampler = sampler
-        self.weights_file = weights_file
-        self.drop_last = drop_last
-        self.seed = seed
-        self.given_classes = classes
+        self.split_file, self.group_pattern, self.given_classes = split_file, group_pattern, classes
+        self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
+        self.on_error, self.check = on_error, check
+        self.cache, self.cache_size = cache, cache_size or round(max(size) * 8 / 7)
+        self.sampler, self.weights_file, self.seed = sampler, weights_file, seed
         self.test_split = "test"
-        self._images: loader.Images | None = None
-        self._cached: dict[str, loader.Images] = {}
         self._train_loader: loader.ResumableLoader | None = None
         self._train_position: dict[str, int] | None = None
 
@@ -151,9 +143,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} lists samples with an item, and needs a method read_images")
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"samples", "skipped"}
+        left_out = ("samples", "skipped", "_images")
         state = {name: value for name, value in vars(self).items() if name not in left_out}
-        return {**state, "trainer": None, "_images": None, "_cached": {}, "_train_loader": None}
+        return {**state, "trainer": None, "_train_loader": None}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -167,8 +159,7 @@ class ClassificationDataModule(pl.LightningDataModule):
     @property
     def parts(self) -> list[str]:
         """The parts that have samples."""
-        found = set(self.samples["split"].dropna().unique())
-        return [part for part in SPLITS if part in found]
+        return [part for part in SPLITS if (self.samples["split"] == part).any()]
 
     def rows(self, part: str) -> np.ndarray:
         """int64, the positions in `samples` of a part of the data, or of `all`."""
@@ -176,24 +167,17 @@ class ClassificationDataModule(pl.LightningDataModule):
             return np.arange(len(self.samples))
         rows = np.flatnonzero(self.samples["split"] == part)
         if len(rows) == 0:
-            raise UserError(
-                f"{self.root} has no {part} part: use split=..., {did_you_mean(part, [*self.parts, 'all'])}"
-            )
+            hint = did_you_mean(part, [*self.parts, "all"])
+            raise UserError(f"{self.root} has no {part} part: use split=..., {hint}")
         return rows
 
     def image(self, row: int) -> Picture:
         """What `decode` reads for a row of `samples`."""
-        return self._all_images.picture(row)
+        return self._images.picture(row)
 
     def box(self, row: int) -> Box | None:
         """(x1, y1, x2, y2) in stored pixels."""
-        return self._all_images.box(row)
-
-    @property
-    def _all_images(self) -> loader.Images:
-        if self._images is None:
-            self._images = loader.Images.of(self.samples, self.root, self.read_images)
-        return self._images
+        return self._images.box(row)
 
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the samples, once."""
@@ -207,16 +191,19 @@ class ClassificationDataModule(pl.LightningDataModule):
         if len(skipped) and self.on_error == "raise":
             refuse(skipped, len(table))
         if len(skipped):
-            bad = int((~good).sum())
-            log.warning("left out %d of %d samples that cannot be used (data.on_error=skip)", bad, len(table))
+            log.warning("left out %d of %d samples (data.on_error=skip)", (~good).sum(), len(table))
         samples = table[good].drop(columns="problem", errors="ignore").reset_index(drop=True)
-        if samples.empty:
-            raise UserError(f"{self.root} has no usable sample: name another folder with data.root=...")
-        if len(classes := samples["label"].cat.categories) < 2:
-            raise UserError(f"{self.root} has one class only ({classes[0]!r}): name another folder with data.root=...")
+        classes = samples["label"].cat.categories.tolist()
+        if samples.empty or len(classes) < 2:
+            found = f"{len(samples)} usable samples of the classes {classes[:5]}"
+            raise UserError(f"{self.root} has {found}, too few to train: name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
-        if self.given_classes is None:
-            self._warn_of_untrained()
+        self._images = loader.Images.of(self.samples, self.root, self.read_images)
+        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
+        names = counts.index[counts == 0].tolist()
+        if self.given_classes is None and len(names) < len(counts) and names:
+            found = f"{len(names)} of {len(counts)} classes have no training image, and will not be recognized"
+            log.warning("%s: add some, or remove the classes (%s)", found, ", ".join(names[:5]))
 
     def read(self) -> pd.DataFrame:
         """All samples that the data set lists, with labels and groups, and with those that cannot be used.
@@ -241,22 +228,16 @@ class ClassificationDataModule(pl.LightningDataModule):
             parts = self.splitting.split(table)
         return table.assign(split=parts)
 
-    def _warn_of_untrained(self) -> None:
-        """Name the classes of which nothing can be learnt."""
-        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
-        names = counts.index[counts == 0].tolist()
-        if 0 < len(names) < len(counts):
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            found = f"{len(names)} of {len(counts)} classes have no training image and will not be recognized: {shown}"
-            log.warning("%s. Add some, or remove the class", found)
-
     def train_dataloader(self) -> DataLoader[loader.Item]:
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return self.eval_dataloader("train")  # the same few batches, in the same order, each epoch
         rank, world_size = self._place()
         self.require_batch(world_size)
         rows = self.rows("train")
-        images = self._in_cache("train") if self._caches else self._all_images
+        images = self._images
+        if self._caches:  # folds share one
+            kept = rows if self.splitting.fold is None else np.flatnonzero(self.samples["split"].notna())
+            images = cached(images, kept, self.preprocessing, self.cache_dir, self.cache_size)
         dataset = loader.ImageDataset(images, rows, self.augmentation, self.seed)
         weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file)
         order = {"seed": self.seed, "drop_last": self.drop_last, "weights": weights, "labels": images.labels[rows]}
@@ -264,7 +245,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self._train_loader = loader.ResumableLoader(dataset, sampler, **self._loader_settings(dataset))
         if self._train_position is not None:
             self._train_loader.load_state_dict(self._train_position)
-            self._train_position = None
+        self._train_position = None
         return self._train_loader
 
     def require_batch(self, world_size: int) -> None:
@@ -277,12 +258,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         if count == 0:
             raise UserError(f"{self.root} has no training images: lower data.val_fraction or data.test_fraction")
         if count < self.batch_size * world_size:
-            processes = f" on each of {world_size} processes" if world_size > 1 else ""
-            fitting = max(1, count // world_size)
-            raise UserError(
-                f"batch size {self.batch_size}{processes} is larger than the {count} training images: "
-                f"use data.batch_size={1 << (fitting.bit_length() - 1)}"
-            )
+            found = f"batch size {self.batch_size} on {world_size} processes"
+            hint = f"data.batch_size={1 << (max(1, count // world_size).bit_length() - 1)}"
+            raise UserError(f"{found} is larger than the {count} training images: use {hint}")
 
     # Lightning saves the state of a loader by itself, but does not restore it where the learning-rate schedule has
     # asked for the number of steps before (2.6.6); the state of the data module it does.
@@ -309,32 +287,18 @@ class ClassificationDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if len(rows) < world_size:
             raise UserError(f"{part} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
-        dataset = loader.ImageDataset(self._all_images, rows, self.preprocessing)
+        dataset = loader.ImageDataset(self._images, rows, self.preprocessing)
         if part == "val" and self._caches:  # other parts are read once
-            dataset = loader.ImageDataset(self._in_cache("val"), rows, stored_pixels)
-        return DataLoader(
-            dataset,
-            collate_fn=loader.collate,
-            batch_size=self.batch_size,
-            sampler=loader.ShardSampler(len(rows), rank=rank, world_size=world_size),
-            **self._loader_settings(dataset),
-        )
+            images = cached(self._images, rows, self.preprocessing, self.cache_dir)
+            dataset = loader.ImageDataset(images, rows, stored_pixels)
+        sampler = loader.ShardSampler(len(rows), rank=rank, world_size=world_size)
+        settings = {"collate_fn": loader.collate, **self._loader_settings(dataset)}
+        return DataLoader(dataset, self.batch_size, sampler=sampler, **settings)
 
     @property
     def _caches(self) -> bool:
         """Whether there is something to keep: images that are not files are decoded already."""
-        return self.cache.where != "none" and "item" not in self.samples
-
-    def _in_cache(self, part: str) -> loader.Images:
-        """The images, with those of `part` in the cache."""
-        if part not in self._cached:
-            if part == "val":
-                self._cached[part] = self.cache.for_evaluation(self._all_images, self.rows("val"), self.preprocessing)
-            else:  # folds share one
-                folds = self.splitting.fold is not None
-                rows = np.flatnonzero(self.samples["split"].notna()) if folds else self.rows("train")
-                self._cached[part] = self.cache.for_training(self._all_images, rows, self.preprocessing)
-        return self._cached[part]
+        return self.cache != "none" and "item" not in self.samples
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process, and number of processes."""
@@ -345,12 +309,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
         if self.num_workers == "auto" and dataset.images.items is not None and not on_gpu:
             workers = 0  # decoded images are copied faster than workers hand them over
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": on_gpu,
-            "worker_init_fn": loader.outlive_signals,
-        }
+        settings = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
+        return {**settings, "worker_init_fn": loader.outlive_signals}
 
 
 def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,28 +27,10 @@ Crop = Callable[[int, int], Region]
 """(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
 
 
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
-
-
-class StoredImage(Protocol):
-    """An image as it is stored, its pixels perhaps not decoded yet.
-
-    Attributes:
-        orientation: As in EXIF: 1 is upright.
-        max_shrink: The largest `shrink` that `read` takes.
-    """
-
-    width: int
-    height: int
-    orientation: int
-    max_shrink: int
-
-    def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
-        """The pixels of `part` at 1 / `shrink` of the size, uint8 (height, width, channels)."""
-
-
-def open_image(picture: Picture) -> StoredImage:
+def open_image(picture: "Picture | StoredImage") -> "StoredImage":
     """Read a file and its header, or take what is in memory."""
+    if isinstance(picture, StoredImage):
+        return picture
     if isinstance(picture, np.ndarray):
         return ArrayImage(picture)
     if isinstance(picture, Image.Image):
@@ -108,6 +89,14 @@ class ArrayImage:
         return cut if cut.flags.writeable else cut.copy()  # torch wants to be able to write
 
 
+StoredImage = jpeg.PlainJpeg | PillowImage | ArrayImage
+"""An image as it is stored, `width` by `height` pixels that are perhaps not decoded yet.
+
+`orientation` is EXIF's: 1 is upright. `read` gives a part at 1 / `shrink` of the size, down to 1 / `max_shrink`: uint8
+(height, width, channels).
+"""
+
+
 def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
     """The image in mode RGB or L, whatever its own mode."""
     if image.mode.startswith(("I", "F")):
@@ -118,7 +107,7 @@ def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        opaque = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        opaque = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(opaque, rgba)
     mode = "RGB" if channels == 3 else "L"
     return image if image.mode == mode else image.convert(mode)
@@ -128,7 +117,7 @@ class ImageError(UserError):
     """A file that cannot be decoded; the message names it."""
 
 
-def unreadable(picture: Picture, error: Exception) -> ImageError:
+def unreadable(picture: Picture | StoredImage, error: Exception) -> ImageError:
     """The error to raise for what cannot be opened or decoded."""
     name = picture if isinstance(picture, Path) else f"of the type {type(picture).__name__}"
     return ImageError(
@@ -186,23 +175,15 @@ def _header(picture: Picture) -> tuple[int, int, int]:
     return picture.width, picture.height, orientation_of(picture)
 
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 PADDING = 128  # what `pad` frames an image with
-# torch is four times as fast as Pillow, and differs by rounding
-RESIZED_BY_TORCH = ("bilinear", "bicubic")
 
 
 def decode(
-    picture: Picture,
+    picture: Picture | StoredImage,
     box: Box | None,
     crop: Crop,
     size: tuple[int, int],
-    *,
     interpolation: str = "bilinear",
     channels: int = 3,
     exact: bool = True,
@@ -211,7 +192,7 @@ def decode(
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one, and no further
     down than the crop. EXIF orientation is applied, the first frame of an animation is taken, 16 bits are scaled to 8
-    and transparency is laid on white.
+    and transparency is laid on white. Where the crop leaves the box, the result is grey.
 
     Args:
         box: Part of the stored (not yet rotated) image, in pixels, inside the image; None for all of it.
@@ -228,90 +209,53 @@ def decode(
         ImageError: The file is missing, damaged, or in a format that Pillow does not read.
     """
     try:
-        return cut_and_resize(open_image(picture), box, crop, size, interpolation, channels, exact)
+        image = open_image(picture)
+        box = box or (0, 0, image.width, image.height)
+        width, height = box[2] - box[0], box[3] - box[1]
+        turned = image.orientation in TRANSPOSED
+        left, top, right, bottom = crop(height, width) if turned else crop(width, height)
+        if turned:  # from here on, x and y are the stored image's
+            left, top, right, bottom, size = top, left, bottom, right, (size[1], size[0])
+        if image.orientation in FLIPPED_X:
+            left, right = width - right, width - left
+        if image.orientation in FLIPPED_Y:
+            top, bottom = height - bottom, height - top
+        left, right, columns = _inside(left, right, width, size[1])
+        top, bottom, rows = _inside(top, bottom, height, size[0])
+        wanted = rows.stop - rows.start, columns.stop - columns.start
+        shrink = image.max_shrink
+        while shrink > 1 and (right - left < wanted[1] * shrink or bottom - top < wanted[0] * shrink):
+            shrink //= 2
+        x1, x2, left, right = _around(left, right, box[0], box[2], shrink)
+        y1, y2, top, bottom = _around(top, bottom, box[1], box[3], shrink)
+        pixels = image.read((x1, y1, x2, y2), shrink, channels)
+        result = resize(pixels, (left, top, right, bottom), wanted, interpolation, exact)
+        if wanted != size:
+            framed = torch.full((channels, *size), PADDING, dtype=torch.uint8)
+            framed[:, rows, columns] = result
+            result = framed
+        if flips := [axis for axis, turns in ((1, FLIPPED_Y), (2, FLIPPED_X)) if image.orientation in turns]:
+            result = result.flip(flips)
+        return result.mT if turned else result
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets on damaged bytes: OSError, SyntaxError, ValueError, ...
         raise unreadable(picture, error) from error
 
 
-def cut_and_resize(
-    image: StoredImage,
-    box: Box | None,
-    crop: Crop,
-    size: tuple[int, int],
-    interpolation: str,
-    channels: int,
-    exact: bool,
-) -> torch.Tensor:
-    """What `decode` does with an opened image. Where the crop leaves the box, the result is grey."""
-    box = box or (0, 0, image.width, image.height)
-    crop_region, size = _stored_crop(crop, (box[2] - box[0], box[3] - box[1]), size, image.orientation)
-    region, rows, columns = _inner(crop_region, (box[2] - box[0], box[3] - box[1]), size)
-    inner_size = (rows.stop - rows.start, columns.stop - columns.start)
-    pixels, region = _read(image, box, region, inner_size, channels)
-    result = resize(pixels, region, inner_size, interpolation, exact)
-    if inner_size != size:
-        framed = torch.full((channels, *size), PADDING, dtype=torch.uint8)
-        framed[:, rows, columns] = result
-        result = framed
-    if flips := [axis for axis, turns in ((1, FLIPPED_Y), (2, FLIPPED_X)) if image.orientation in turns]:
-        result = result.flip(flips)
-    return result.mT if image.orientation in TRANSPOSED else result
+def _inside(start: float, stop: float, length: int, pixels: int) -> tuple[float, float, slice]:
+    """Along one axis, the part of a crop that lies in a box of this length, and its place in the result."""
+    first, last = max(start, 0.0), min(stop, float(length))
+    begin = round((first - start) * pixels / (stop - start))
+    return first, last, slice(begin, max(round((last - start) * pixels / (stop - start)), begin + 1))
 
 
-def _stored_crop(
-    crop: Crop, box_size: tuple[int, int], size: tuple[int, int], orientation: int
-) -> tuple[Region, tuple[int, int]]:
-    """The crop of a stored box, (width, height), and its size in the result, (height, width), before it is turned."""
-    width, height = box_size
-    if orientation in TRANSPOSED:
-        top, left, bottom, right = crop(height, width)
-        size = size[1], size[0]
-    else:
-        left, top, right, bottom = crop(width, height)
-    if orientation in FLIPPED_X:
-        left, right = width - right, width - left
-    if orientation in FLIPPED_Y:
-        top, bottom = height - bottom, height - top
-    return (left, top, right, bottom), size
-
-
-def _inner(region: Region, box_size: tuple[int, int], size: tuple[int, int]) -> tuple[Region, slice, slice]:
-    """The part of a region that lies in the box, and its rows and columns in the result."""
-    left, top, right, bottom = region
-    inner = (max(left, 0.0), max(top, 0.0), min(right, float(box_size[0])), min(bottom, float(box_size[1])))
-    if inner == region:
-        return region, slice(0, size[0]), slice(0, size[1])
-
-    def place(start: float, stop: float, pixels: int, length: float) -> slice:
-        first = round(start * pixels / length)
-        return slice(first, max(round(stop * pixels / length), first + 1))
-
-    rows = place(inner[1] - top, inner[3] - top, size[0], bottom - top)
-    return inner, rows, place(inner[0] - left, inner[2] - left, size[1], right - left)
-
-
-def _read(
-    image: StoredImage, box: Box, region: Region, size: tuple[int, int], channels: int
-) -> tuple[np.ndarray, Region]:
-    """The pixels around a region of the box, shrunk while that leaves `size`; and the region in them."""
-    (left, top, right, bottom), (height, width) = region, size
-    shrink = image.max_shrink
-    while shrink > 1 and (right - left < width * shrink or bottom - top < height * shrink):
-        shrink //= 2
-    wanted = [(start + edge) / shrink for start, edge in zip((box[0], box[1]) * 2, region, strict=True)]
-    # whole pixels around the region, none of them from outside of the box
-    limits = [round(edge / shrink) for edge in box]
-    x1, y1 = max(math.floor(wanted[0]), limits[0]), max(math.floor(wanted[1]), limits[1])
-    x2 = min(math.ceil(wanted[2]), max(limits[2], limits[0] + 1))
-    y2 = min(math.ceil(wanted[3]), max(limits[3], limits[1] + 1))
-
-    def within(edge: float, start: int, stop: int) -> float:
-        return min(max(edge - start, 0.0), float(stop - start))
-
-    left, right = within(wanted[0], x1, x2), within(wanted[2], x1, x2)
-    top, bottom = within(wanted[1], y1, y2), within(wanted[3], y1, y2)
-    return image.read((x1, y1, x2, y2), shrink, channels), (left, top, right, bottom)
+def _around(start: float, stop: float, low: int, high: int, shrink: int) -> tuple[int, int, float, float]:
+    """Along one axis, the whole pixels around a part of the box from `low` to `high`, and where in them the part is."""
+    first, last, least = (low + start) / shrink, (low + stop) / shrink, round(low / shrink)
+    # none of them from outside of the box
+    begin, end = max(math.floor(first), least), min(math.ceil(last), max(round(high / shrink), least + 1))
+    start, stop = (min(max(edge - begin, 0.0), float(end - begin)) for edge in (first, last))
+    return begin, end, start, stop
 
 
 def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolation: str, exact: bool) -> torch.Tensor:
@@ -322,7 +266,8 @@ def resize(pixels: np.ndarray, region: Region, size: tuple[int, int], interpolat
         max(abs(region[0] - x1), abs(region[2] - x2)) * width / (region[2] - region[0]),
         max(abs(region[1] - y1), abs(region[3] - y2)) * height / (region[3] - region[1]),
     )
-    if interpolation in RESIZED_BY_TORCH and moved <= (0 if exact else 0.5) and x1 < x2 and y1 < y2:
+    # torch is four times as fast as Pillow, and differs by rounding
+    if interpolation in ("bilinear", "bicubic") and moved <= (0 if exact else 0.5) and x1 < x2 and y1 < y2:
         # copied out and in this order of dimensions torch sees the channels_last layout, for which it is fast
         part = torch.from_numpy(np.ascontiguousarray(pixels[None, y1:y2, x1:x2])).permute(0, 3, 1, 2)
         return interpolate(part, size, mode=interpolation, antialias=True)[0]

@@ -3,10 +3,9 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypedDict
 
 import numpy as np
@@ -20,6 +19,11 @@ from classifier.data.samples import boxes_of, labels_of, read_columns
 from classifier.data.transforms import EpochAugmentation
 from classifier.errors import UserError, require_choice
 from classifier.seeding import seed_place
+
+Reader = Callable[[np.ndarray], Sequence[Picture]]
+"""int64 (N,), items of the table of samples -> their pictures."""
+
+Read = Callable[[Picture, Box | None], torch.Tensor]
 
 Key = tuple[int, int, int]
 """Epoch, position in `rows`, and how many times the epoch has drawn that position before."""
@@ -41,11 +45,8 @@ def collate(items: Sequence[Item]) -> Batch:
     """Stack items into a batch, whose images are channels_last in memory."""
     # the decoder leaves an image as (H, W, C): stacked like this, it is copied in one piece
     images = default_collate([item["image"].permute(1, 2, 0) for item in items])
-    return {
-        "image": images.permute(0, 3, 1, 2),
-        "label": torch.tensor([item["label"] for item in items]),
-        "index": torch.tensor([item["index"] for item in items]),
-    }
+    numbers = {key: torch.tensor([item[key] for item in items]) for key in ("label", "index")}
+    return {"image": images.permute(0, 3, 1, 2), **numbers}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ class Images:
         labels: (N,), the numbers of the classes, as integers of any size.
         boxes: int32 (N, 4), or None for whole images.
         items: int64 (N,), what `read_images` is asked for; None where the images are files.
-        read_images: Items -> their pictures.
     """
 
     root: Path
@@ -68,23 +68,16 @@ class Images:
     labels: np.ndarray
     boxes: np.ndarray | None = None
     items: np.ndarray | None = None
-    read_images: Callable[[np.ndarray], Sequence[Picture]] | None = None
+    read_images: Reader | None = None
 
     @classmethod
-    def of(
-        cls, table: pd.DataFrame, root: Path, read_images: Callable[[np.ndarray], Sequence[Picture]] | None = None
-    ) -> "Images":
+    def of(cls, table: pd.DataFrame, root: Path, read_images: Reader | None = None) -> "Images":
         """Those of a table of samples; `read_images` is needed where it has a column `item`."""
         paths = pa.array(table["path"])
         pa.default_memory_pool().release_unused()  # it keeps for itself what listing and splitting took
-        return cls(
-            root=root,
-            paths=paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths,
-            labels=table["label"].cat.codes.to_numpy(),
-            boxes=boxes_of(table),
-            items=table["item"].to_numpy(np.int64) if "item" in table else None,
-            read_images=read_images if "item" in table else None,
-        )
+        paths = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
+        items = table["item"].to_numpy(np.int64) if "item" in table else None
+        return cls(root, paths, table["label"].cat.codes.to_numpy(), boxes_of(table), items, read_images)
 
     def picture(self, row: int) -> Picture:
         """What `decode` reads."""
@@ -93,10 +86,7 @@ class Images:
         return self.read_images(self.items[row : row + 1])[0]
 
     def box(self, row: int) -> Box | None:
-        if self.boxes is None:
-            return None
-        x1, y1, x2, y2 = self.boxes[row].tolist()
-        return x1, y1, x2, y2
+        return None if self.boxes is None else tuple(self.boxes[row].tolist())
 
 
 class ImageDataset(Dataset[Item]):
@@ -106,17 +96,8 @@ class ImageDataset(Dataset[Item]):
     before in the epoch), and by the position in `rows` alone otherwise.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        rows: np.ndarray,
-        read: Callable[[Picture, Box | None], torch.Tensor] | EpochAugmentation,
-        seed: int = 0,
-    ) -> None:
-        self.images = images
-        self.rows = rows.astype(np.int32)
-        self.read = read
-        self.seed = seed
+    def __init__(self, images: Images, rows: np.ndarray, read: Read | EpochAugmentation, seed: int = 0) -> None:
+        self.images, self.rows, self.read, self.seed = images, rows.astype(np.int32), read, seed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,9 +112,6 @@ class ImageDataset(Dataset[Item]):
         return {"image": image, "label": int(self.images.labels[row]), "index": row}
 
 
-SAMPLERS = ("shuffle", "balanced", "weighted")
-
-
 def training_weights(
     table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None
 ) -> np.ndarray | None:
@@ -142,39 +120,33 @@ def training_weights(
     Raises:
         UserError: The settings do not fit, the file cannot be read, or it lacks a training image.
     """
-    require_choice("data.sampler", sampler, SAMPLERS)
+    require_choice("data.sampler", sampler, ("shuffle", "balanced", "weighted"))
     if (sampler == "weighted") != (weights_file is not None):
         raise UserError(f"data.sampler={sampler} does not fit data.weights_file={weights_file or 'null'}: use both")
     if sampler == "balanced":
         labels = labels_of(table)[rows]
-        balanced: np.ndarray = 1 / np.bincount(labels)[labels]
-        return balanced
+        return np.asarray(1 / np.bincount(labels)[labels])
     if weights_file is None:
         return None
-    paths, advice = table["path"].iloc[rows], "or use data.sampler=shuffle data.weights_file=null"
-    weights = paths.map(_read_weights(Path(weights_file)))
-    if missing := paths[weights.isna()].tolist():
-        raise UserError(f"{weights_file} lacks the weight of {missing[0]} and {len(missing) - 1} more: add, {advice}")
-    if not weights.any():
-        raise UserError(f"all weights of training images in {weights_file} are 0: raise some, {advice}")
-    return weights.to_numpy(np.float64)
-
-
-def _read_weights(path: Path) -> pd.Series:
-    """Path -> weight."""
     try:
-        table = read_columns(path, ("path", "weight"))
-        weights = pd.to_numeric(table["weight"], errors="coerce")
-        for line, text in table["weight"][~weights.between(0, np.inf, inclusive="left")].items():
-            raise ValueError(f"line {line}: weight {text!r} is not a number of at least 0")
-        table = table.assign(weight=weights).drop_duplicates(["path", "weight"])
-        for line, name in table["path"][table["path"].duplicated()].items():
-            raise ValueError(f"line {line}: {name} has two weights")
+        listed = read_columns(Path(weights_file), ("path", "weight")).drop_duplicates()
+        weights = pd.to_numeric(listed["weight"], errors="coerce")
+        bad = ~weights.between(0, np.inf, inclusive="left") | listed["path"].duplicated()
+        for line, path, weight in listed[bad].itertuples():
+            raise ValueError(f"line {line}: weight {weight!r} of {path} is not its one number of at least 0")
+        wanted = table["path"].iloc[rows]
+        found = wanted.map(weights.set_axis(listed["path"]))
+        if missing := wanted[found.isna()].tolist():
+            raise ValueError(f"it lacks {missing[0]} and {len(missing) - 1} more")
+        if not found.any():
+            raise ValueError("all training images weigh 0")
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read data.weights_file={path} ({error}): name another") from error
-    return table.set_index("path")["weight"]
+        advice = "mend it, or use data.sampler=shuffle data.weights_file=null"
+        raise UserError(f"data.weights_file={weights_file} cannot be used ({error}): {advice}") from error
+    return found.to_numpy(np.float64)
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[list[Key]]):
     """Batches of keys of samples in an order that is a function of (seed, epoch), shared out over processes.
 
@@ -196,32 +168,23 @@ class EpochSampler(Sampler[list[Key]]):
         bounds: Where each global batch begins in the epoch's order, and where the last one ends.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-        weights: np.ndarray | None = None,
-        labels: np.ndarray | None = None,
-    ) -> None:
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.length = length
-        self.weights = weights
-        self.labels = labels
-        step = batch_size * world_size
-        self.bounds: Sequence[int] = range(0, length + 1, step)
-        last_two = step + length % step
-        if length % step and not drop_last and last_two >= 2 * world_size * min(batch_size, 2):
-            self.bounds = [*self.bounds[:-1], length - last_two // 2, length]
-        self.epoch = 0
-        self.skip_batches = 0
+    length: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    weights: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.epoch = self.skip_batches = 0
+        step = self.batch_size * self.world_size
+        remainder = self.length % step
+        self.bounds: Sequence[int] = range(0, self.length + 1, step)
+        if remainder and not self.drop_last and step + remainder >= 2 * self.world_size * min(self.batch_size, 2):
+            self.bounds = [*self.bounds[:-1], self.length - (step + remainder) // 2, self.length]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -269,11 +232,8 @@ class ShardSampler(SequentialSampler):
     """
 
     def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(range(length))
         self.positions = range(rank, length, world_size)
-
-    def __len__(self) -> int:
-        return len(self.positions)
+        super().__init__(self.positions)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.positions)
@@ -285,17 +245,16 @@ class ResumableLoader(DataLoader[Item]):
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
         super().__init__(dataset, batch_sampler=sampler, collate_fn=collate, **settings)
         self.epoch_sampler = sampler
-        self._resume_at: dict[str, int] | None = None
+        self._resume_at = {"epoch": -1, "batches": 0}
         # epoch, and batches handed out in it, which is not what the workers have read ahead
         self.position = {"epoch": 0, "batches": 0}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that nothing is drawn before the first batch is asked for: on resume Lightning makes the
         # iterator before it tells the sampler the epoch, and workers would start to read the wrong one.
-        epoch = self.epoch_sampler.epoch
-        resumed = self._resume_at if self._resume_at is not None and self._resume_at["epoch"] == epoch else None
-        self._resume_at = None
-        self.position = resumed or {"epoch": epoch, "batches": 0}
+        epoch, resumed = self.epoch_sampler.epoch, self._resume_at
+        self.position = {"epoch": epoch, "batches": resumed["batches"] if resumed["epoch"] == epoch else 0}
+        self._resume_at = {"epoch": -1, "batches": 0}
         self.epoch_sampler.skip_batches = self.position["batches"]
         for batch in super().__iter__():
             self.position = {"epoch": epoch, "batches": self.position["batches"] + 1}
@@ -310,13 +269,11 @@ class ResumableLoader(DataLoader[Item]):
         Raises:
             UserError: The batches have another size now, so that neither place nor schedule would fit.
         """
-        size, processes = self.epoch_sampler.batch_size, self.epoch_sampler.world_size
-        if size * processes != state["images"]:
-            raise UserError(
-                f"this run takes {state['images']} images at once, and data.batch_size={size} on {processes} "
-                f"process{'es' if processes > 1 else ''} makes {size * processes}: use data.batch_size="
-                f"{max(1, state['images'] // processes)}"
-            )
+        size, processes, images = self.epoch_sampler.batch_size, self.epoch_sampler.world_size, state["images"]
+        if size * processes != images:
+            found = f"data.batch_size={size} times {processes} processes"
+            hint = f"data.batch_size={max(1, images // processes)}"
+            raise UserError(f"this run takes {images} images at once, not {found}: use {hint}")
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
 
 
@@ -331,8 +288,4 @@ def outlive_signals(worker: int) -> None:
     # SIGTERM may also come from the main process, which has given up waiting for this one to end
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(LAST_SECONDS))
     # not killed by the alarm: torch would report that in whatever the main process does by then
-    signal.signal(signal.SIGALRM, _end)
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    os._exit(0)
+    signal.signal(signal.SIGALRM, lambda signum, frame: os._exit(0))

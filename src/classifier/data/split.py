@@ -17,9 +17,6 @@ from classifier.files import write_csv
 
 log = logging.getLogger(__name__)
 
-TRAIN, VAL, TEST = range(3)  # positions in SPLITS
-NONE = -1
-
 
 @dataclass(frozen=True)
 class Splitting:
@@ -46,13 +43,11 @@ class Splitting:
     limit_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        require_number("data.val_fraction", self.val_fraction)
-        require_number("data.test_fraction", self.test_fraction)
-        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
-            raise UserError(
-                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} must not be "
-                "negative and must leave images to train on: their sum must be below 1"
-            )
+        require_number("data.val_fraction", self.val_fraction, least=0)
+        require_number("data.test_fraction", self.test_fraction, least=0)
+        if self.val_fraction + self.test_fraction >= 1:
+            given = f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction}"
+            raise UserError(f"{given} must leave images to train on: their sum must be below 1")
         require_whole("data.split_seed", self.split_seed, 0, 2**32 - 2)  # what scikit-learn takes, for two parts
         require_whole("data.num_folds", self.num_folds, 2)
         if self.fold is not None:
@@ -67,130 +62,98 @@ class Splitting:
         Raises:
             UserError: There are fewer images, or groups, than folds.
         """
-        parts = _codes(table["split"]) if "split" in table else np.full(len(table), NONE)
-        units = _Units(group_ids(table), labels_of(table), whole="group" not in table)
-        prescribed = set(parts.tolist()) - {NONE}
+        parts = table["split"].fillna("").to_numpy(object) if "split" in table else np.full(len(table), "", object)
+        units = pd.DataFrame({"unit": group_ids(table), "label": labels_of(table)})
+        whole = "group" not in table
+        prescribed = set(parts) - {""}
+
+        def hold_out(part: str, pool: np.ndarray, folds: bool = False) -> None:
+            # an image has the class of its first box
+            members = units[pool].drop_duplicates("unit").sort_values("unit") if whole else units[pool]
+            chosen = self._fold(members, whole) if folds else self._share(members, part, whole)
+            parts[pool & np.isin(units["unit"], chosen)] = part
+
         if self.fold is not None:
-            parts[parts == VAL] = TRAIN
-            pool = np.flatnonzero(parts != TEST)
-            parts[self._fold(units, pool)] = VAL if prescribed else TEST
-            prescribed |= {VAL if prescribed else TEST}
+            parts[parts == "val"] = "train"
+            part = "val" if prescribed else "test"
+            hold_out(part, parts != "test", folds=True)
+            prescribed.add(part)
         elif not prescribed:
-            parts[self._cut(units, np.arange(len(table)), "test")] = TEST
-        if VAL not in prescribed:
-            pool = np.flatnonzero(parts == (TRAIN if TRAIN in prescribed else NONE))
-            parts[self._cut(units, pool, "val")] = VAL
-        parts[parts == NONE] = TRAIN
-        return self.limited(table, _names(parts))
+            hold_out("test", parts == "")
+        if "val" not in prescribed:
+            hold_out("val", parts == ("train" if "train" in prescribed else ""))
+        parts[parts == ""] = "train"
+        return self.limited(table, pd.Series(parts, dtype="str"))
 
     def limited(self, table: pd.DataFrame, parts: pd.Series) -> pd.Series:
         """`parts` with at most `limit_per_class` samples of each class in each part, NA for the others."""
         if self.limit_per_class is None:
             return parts
-        codes, labels = _codes(parts), labels_of(table)
-        kept = np.full(len(codes), NONE)
-        for part in (TRAIN, VAL, TEST):
+        labels, kept = labels_of(table), np.zeros(len(parts), bool)
+        for part in SPLITS:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
-            shuffled = random.permutation(np.flatnonzero(codes == part))
+            shuffled = random.permutation(np.flatnonzero(parts == part))
             before = pd.Series(shuffled).groupby(labels[shuffled]).cumcount()
-            kept[shuffled[before < self.limit_per_class]] = part
-        return _names(kept)
+            kept[shuffled[before < self.limit_per_class]] = True
+        return parts.where(kept)
 
-    def _fold(self, units: "_Units", pool: np.ndarray) -> np.ndarray:
-        """Rows of the wanted fold of `pool`."""
-        ids, first = units.of(pool)
-        if len(ids) < self.num_folds:
-            found = f"{len(ids)} {'images' if units.whole else 'groups'}"
-            hint = f"data.num_folds={max(2, len(ids))}"
-            raise UserError(f"data.num_folds={self.num_folds} is more than the {found}: use {hint}")
-        most = int(np.bincount(units.labels[first] if units.whole else units.labels[pool]).max())
+    def _fold(self, members: pd.DataFrame, whole: bool) -> np.ndarray:
+        """The units of the wanted fold."""
+        most = min(members["unit"].nunique(), members["label"].value_counts().max())
         if most < self.num_folds:
+            found = f"{most} images or groups that the largest class has"
             hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
-            raise UserError(f"data.num_folds={self.num_folds} is more than any class has members: use {hint}")
-        return units.rows(pool, [units.folds(pool, self.num_folds, self.split_seed)[self.fold or 0]])
+            raise UserError(f"data.num_folds={self.num_folds} is more than the {found}: use {hint}")
+        folds = _folds(members, self.num_folds, self.split_seed, whole)
+        return folds[self.fold or 0]
 
-    def _cut(self, units: "_Units", pool: np.ndarray, part: str) -> np.ndarray:
-        """Rows of `pool` for the `val` or `test` part, class by class."""
-        fraction = self.test_fraction if part == "test" else self.val_fraction
-        seed = self.split_seed if part == "test" else self.split_seed + 1
-        if fraction <= 0 or len(pool) == 0:
-            return pool[:0]
-        ids, first = units.of(pool)
-        if len(ids) == 1 and not units.whole:
-            return pool[:0]
-        if units.whole:
-            return units.rows(pool, [ids[_share(units.labels[first], fraction, seed)]])
-        most = int(np.bincount(units.labels[pool]).max())
+    def _share(self, members: pd.DataFrame, part: str, whole: bool) -> np.ndarray:
+        """Units for the `val` or `test` part, class by class."""
+        test = part == "test"
+        fraction, seed = (self.test_fraction if test else self.val_fraction), self.split_seed + (not test)
+        units, labels = members["unit"].to_numpy(), members["label"].to_numpy()
+        count = len(np.unique(units))
+        if fraction <= 0 or count == 0 or (count == 1 and not whole):
+            return units[:0]
+        if whole:
+            return np.asarray(units[_stratified(labels, fraction, seed)])
+        most = int(np.bincount(labels).max())
         if most < 2:
             raise UserError(
-                f"data.{part}_fraction={fraction} cannot be cut from {len(pool)} images in groups, of which no "
+                f"data.{part}_fraction={fraction} cannot be cut from {len(members)} images in groups, of which no "
                 f"two are of one class: use data.{part}_fraction=0"
             )
         # so many folds of so many: 0.3 is three of ten
-        share = Fraction(fraction).limit_denominator(min(20, len(ids), most))
+        share = Fraction(fraction).limit_denominator(min(20, count, most))
         number, of = (share.numerator, share.denominator) if 0 < share < 1 else (1, 2)
-        return units.rows(pool, units.folds(pool, of, seed)[:number])
+        return np.concatenate(_folds(members, of, seed, whole)[:number])
 
 
-@dataclass(frozen=True)
-class _Units:
-    """What must not be divided.
-
-    Args:
-        groups: int64 (N,), the number of the unit of each sample.
-        labels: int64 (N,).
-        whole: Each unit is an image, which has the class of its first box; else a group of images.
-    """
-
-    groups: np.ndarray
-    labels: np.ndarray
-    whole: bool
-
-    def of(self, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The units of the rows in `pool`, and the first row of each."""
-        ids, first = np.unique(self.groups[pool], return_index=True)
-        return ids, pool[first]
-
-    def rows(self, pool: np.ndarray, units: list[np.ndarray]) -> np.ndarray:
-        """The rows of `pool` in these units."""
-        rows: np.ndarray = pool[np.isin(self.groups[pool], np.concatenate(units))]
-        return rows
-
-    def folds(self, pool: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-        """The units of each of `count` folds of `pool`, stratified by class."""
-        kind = StratifiedKFold if self.whole else StratifiedGroupKFold
-        rows = self.of(pool)[1] if self.whole else pool
-        splitter = kind(n_splits=count, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
-            folds = splitter.split(rows, self.labels[rows], self.groups[rows])
-            return [self.groups[rows[held_out]] for _, held_out in folds]
+def _folds(members: pd.DataFrame, count: int, seed: int, whole: bool) -> list[np.ndarray]:
+    """The units of each of `count` folds, stratified by class."""
+    kind = StratifiedKFold if whole else StratifiedGroupKFold
+    units = members["unit"].to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes that have fewer members than there are folds
+        folds = kind(n_splits=count, shuffle=True, random_state=seed).split(units, members["label"], units)
+        return [units[held_out] for _, held_out in folds]
 
 
-def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Positions in `labels` of a share of each class, to within one, and at least one where the class has three.
 
     (scikit-learn's StratifiedShuffleSplit refuses classes of one member and parts smaller than the number of classes.)
     """
     random = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
-    for label in range(labels.max() + 1):
+    for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = round(len(members) * fraction)
         if len(members) >= 3:
             count = min(max(1, count), len(members) - 1)
         chosen.append(random.permutation(members)[:count])
     return np.concatenate(chosen)
-
-
-def _codes(parts: pd.Series) -> np.ndarray:
-    """int64, positions in `SPLITS`, or NONE."""
-    return pd.Index(SPLITS).get_indexer(pd.Index(parts))
-
-
-def _names(codes: np.ndarray) -> pd.Series:
-    return pd.Series(codes).map(dict(enumerate(SPLITS))).astype("str")
 
 
 def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
@@ -201,14 +164,13 @@ def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
     """
     try:
         expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"data.group_pattern={pattern} is no regular expression ({error})") from error
-    paths = table["path"][usable(table)]
-    # not pandas' extract, which may be RE2's, with another grammar
-    found = [(match and match[min(expression.groups, 1)]) or "" for match in map(expression.search, paths)]
-    if "" in found:  # an empty text would put all such images into one group
-        path = paths.iloc[found.index("")]
-        raise UserError(f"data.group_pattern={pattern} finds nothing in {path}: it must fit every path")
+        paths = table["path"][usable(table)]
+        # not pandas' extract, which may be RE2's, with another grammar
+        found = [(match and match[min(expression.groups, 1)]) or "" for match in map(expression.search, paths)]
+        if "" in found:  # an empty text would put all such images into one group
+            raise ValueError(f"it finds nothing in {paths.iloc[found.index('')]}")
+    except (re.error, ValueError) as error:
+        raise UserError(f"data.group_pattern={pattern} must fit every path ({error})") from error
     return table.assign(group=pd.Series(found, paths.index, dtype="str").reindex(table.index))
 
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode
+from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode, everything
 from classifier.errors import UserError, require_choice, require_number, require_whole
 from classifier.instantiate import build
-
-RESIZE_MODES = ("crop", "squash", "pad")
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,11 @@ class Preprocessing:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        require_choice("data.resize", self.resize, RESIZE_MODES)
+        require_choice("data.resize", self.resize, ("crop", "squash", "pad"))
         require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
-        require_number("data.crop_pct", self.crop_pct)
-        if not 0 < self.crop_pct <= 1:
-            raise UserError(f"data.crop_pct={self.crop_pct} must lie above 0 and at most at 1")
+        require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
 
@@ -55,26 +51,18 @@ class Preprocessing:
 
     def region(self, width: int, height: int) -> Region:
         if self.resize == "squash":
-            return (0.0, 0.0, float(width), float(height))
+            return everything(width, height)
         target_height, target_width = self.image_size
         scales = (width / target_width, height / target_height)
         scale = max(scales) if self.resize == "pad" else min(scales) * self.crop_pct
         # whole pixels, which are resized four times as fast
         w, h = max(1, round(target_width * scale)), max(1, round(target_height * scale))
-        left, top = (width - w) // 2, (height - h) // 2
-        return (float(left), float(top), float(left + w), float(top + h))
+        return _region((width - w) // 2, (height - h) // 2, w, h)
 
     def __call__(self, picture: Picture, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
         """Read `picture` as uint8 (channels, height, width), cut by a random `crop` instead of `region` if given."""
-        return decode(
-            picture,
-            box,
-            crop or self.region,
-            self.image_size,
-            interpolation=self.interpolation,
-            channels=self.channels,
-            exact=crop is None,
-        )
+        region = crop or self.region
+        return decode(picture, box, region, self.image_size, self.interpolation, self.channels, exact=crop is None)
 
 
 class Augmentation:
@@ -96,9 +84,7 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(
-                f"data.augment.crop={dict(crop)} must have scale and ratio: use data.augment.crop.ratio=[0.75,1.33]"
-            )
+            raise UserError(f"data.augment.crop={dict(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
@@ -158,22 +144,18 @@ def random_region(width: int, height: int, scale: Sequence[float], ratio: Sequen
         aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape  # uniform in its logarithm
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
-            return (float(left), float(top), float(left + w), float(top + h))
+            return _region(int(x * (width - w + 1)), int(y * (height - h + 1)), w, h)
     # the image is too long or too tall: the largest part in the middle that is not
-    w, h = width, height
-    if width / height < ratio[0]:
-        h = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w = round(height * ratio[1])
-    left, top = (width - w) // 2, (height - h) // 2
-    return (float(left), float(top), float(left + w), float(top + h))
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return _region((width - w) // 2, (height - h) // 2, w, h)
+
+
+def _region(left: int, top: int, width: int, height: int) -> Region:
+    return (float(left), float(top), float(left + width), float(top + height))
 
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
-
-FORM = "data.train_size=128, or data.train_size=[[0,128],[10,192]] for 128 pixels from epoch 0 on and 192 from epoch 10"
 
 
 def sides(value: Any, key: str) -> Size:
@@ -199,21 +181,16 @@ def train_sizes(value: Any, image_size: Size) -> dict[int, Size]:
     Raises:
         UserError: It is something else, or larger than `image_size`.
     """
-    if value is None:
-        return {0: image_size}
-    pairs = isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value)
-    entries = value if pairs else [[0, value]]
-    if not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in entries):
-        raise UserError(f"data.train_size={value} must be pairs of an epoch and a size: use {FORM}")
-    for epoch, _ in entries:
-        require_whole("data.train_size", epoch, 0, otherwise=f", where it names an epoch: use {FORM}")
-    sizes = {epoch: sides(size, "data.train_size") for epoch, size in entries}
-    if 0 not in sizes or len(sizes) < len(entries):
-        raise UserError(f"data.train_size={value} must name epoch 0, and none of them twice: use {FORM}")
-    for height, width in sizes.values():
-        if height > image_size[0] or width > image_size[1]:
-            wanted = f"data.train_size={[height, width]}"
-            raise UserError(f"{wanted} is larger than data.image_size={list(image_size)}: use a larger data.image_size")
+    entries: list[list[Any]] = [[0, image_size if value is None else value]]
+    if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
+        entries = [[*entry] if isinstance(entry, (list, tuple)) else [entry] for entry in value]
+    sizes = {entry[0]: sides(entry[1], "data.train_size") for entry in entries if len(entry) == 2}
+    whole = all(isinstance(epoch, int) and epoch >= 0 for epoch in sizes)
+    fits = all(size[0] <= image_size[0] and size[1] <= image_size[1] for size in sizes.values())
+    if not (0 in sizes and len(sizes) == len(entries) and whole and fits):
+        limit = f"a size up to data.image_size={list(image_size)}"
+        form = "[[0,128],[10,192]] for 128 pixels from epoch 0 on and 192 from epoch 10"
+        raise UserError(f"data.train_size={value} must be {limit}, or {form}")
     return sizes
 
 
@@ -233,13 +210,17 @@ class EpochAugmentation:
     """
 
     def __init__(self, preprocessing: Preprocessing, sizes: Mapping[int, Size], augment: Mapping[str, Any]) -> None:
-        self.sizes = dict(sizes)
-        self.by_start = {
-            epoch: Augmentation(replace(preprocessing, image_size=size), **augment) for epoch, size in sizes.items()
-        }
-        if set(sizes.values()) != {preprocessing.image_size}:
-            for size, augmentation in zip(sizes.values(), self.by_start.values(), strict=True):
-                _require_kept(augmentation, size)
+        self.sizes, self.by_start = dict(sizes), {}
+        for epoch, size in sizes.items():
+            self.by_start[epoch] = read = Augmentation(replace(preprocessing, image_size=size), **augment)
+            if set(sizes.values()) != {preprocessing.image_size}:
+                found = read(np.full((*size, preprocessing.channels), 128, dtype=np.uint8)).shape[1:]
+                if found != size:
+                    found_size = "x".join(map(str, found))
+                    raise UserError(
+                        f"data.augment makes {found_size} pixels of data.train_size={list(size)}: take out the "
+                        "transform with a size of its own, or use data.train_size=null"
+                    )
 
     def at(self, epoch: int) -> Augmentation:
         """How images are read in an epoch, counted from 0."""
@@ -253,13 +234,3 @@ class EpochAugmentation:
     def hold(self, epoch: int) -> None:
         """Read images in every epoch as from this one on, one of `sizes`."""
         self.sizes, self.by_start = {0: self.sizes[epoch]}, {0: self.by_start[epoch]}
-
-
-def _require_kept(augmentation: Augmentation, size: Size) -> None:
-    grey = np.full((*size, augmentation.preprocessing.channels), 128, dtype=np.uint8)
-    found = tuple(augmentation(grey).shape[1:])
-    if found != size:
-        raise UserError(
-            f"data.augment makes {found[0]}x{found[1]} pixels of {size[0]}x{size[1]}, a data.train_size: take out the "
-            "transform with a size of its own, or use data.train_size=null"
-        )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import ArrayImage, Box, Picture, StoredImage, cut_and_resize, everything, exif_of, open_image
+from classifier.data.image import ArrayImage, Box, Picture, StoredImage, decode, everything, exif_of, open_image
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -76,8 +76,7 @@ def _unusable(kind: str, detail: str) -> Facts:
 
 
 def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
-    size = (THUMBNAIL, THUMBNAIL)
-    return np.asarray(cut_and_resize(image, box, everything, size, "bilinear", channels=1, exact=True)[0])
+    return np.asarray(decode(image, box, everything, (THUMBNAIL, THUMBNAIL), channels=1)[0])
 
 
 def _notes(image: Image.Image, content: bytes = b"", path: Path | None = None) -> dict[str, str]:
