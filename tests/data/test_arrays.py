@@ -271,12 +271,3 @@ def test_a_worker_gets_places_not_pixels(npz: Path) -> None:
     module.setup()
     assert isinstance(module.image(0), np.memmap | np.ndarray)
     assert np.shares_memory(pixels(module, 120)[0], pixels(module, 120)[0])  # not copied: a view of the file
-
-
-def test_batches(npz: Path) -> None:
-    module, _ = read(generate.arrays(npz, per_class=8), image_size=16, batch_size=6, num_workers=0)
-    module.setup()
-    batch = next(iter(module.eval_dataloader("test")))
-    with np.load(npz) as arrays:
-        assert np.array_equal(batch["image"].numpy().transpose(0, 2, 3, 1), arrays["X_test"])
-        assert batch["label"].tolist() == arrays["Y_test"].tolist()

@@ -45,14 +45,3 @@ def test_two_processes_at_once(digits: Path, tmp_path: Path) -> None:
     assert Counter(path.parent.name for path in root.rglob("*.png")) == Counter(
         path.parent.name for path in digits.rglob("*.png")
     )
-
-
-def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
-    root = tmp_path / "digits"
-    left = tmp_path / ".digits.part" / "0" / "stale.png"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    DigitsDataModule(root).prepare_data()
-    assert len(list(root.rglob("*.png"))) == 1797
-    assert not left.exists()
-    assert not list(root.rglob("stale.png"))
