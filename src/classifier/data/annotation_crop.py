@@ -51,17 +51,16 @@ class AnnotationCropDataModule(ClassificationDataModule):
         super().__init__(root, **settings)
         samples.require_crops(objects, margin)
         require_choice("data.class_from", class_from, ("name", "folder"))
-        require_choice("data.difficult", difficult, ("keep", "skip"))
-        require_choice("data.truncated", truncated, ("keep", "skip"))
-        self.folders = {"images": samples.sub_folder("images", images)}
-        self.folders["annotations"] = samples.sub_folder("annotations", annotations)
+        marks = {"difficult": difficult, "truncated": truncated}
+        for mark, choice in marks.items():
+            require_choice(f"data.{mark}", choice, ("keep", "skip"))
+        folders = {"images": images, "annotations": annotations}
+        self.folders = {key: samples.sub_folder(key, folder) for key, folder in folders.items()}
         self.image_sets = image_sets and self.root / samples.sub_folder("image_sets", image_sets)
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
-        self.skipped_marks = [
-            mark for mark, choice in (("difficult", difficult), ("truncated", truncated)) if choice == "skip"
-        ]
+        self.skipped_marks = [mark for mark, choice in marks.items() if choice == "skip"]
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes; an annotation that cannot be used is a problem.

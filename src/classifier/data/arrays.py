@@ -124,10 +124,11 @@ class ArrayFiles:
                 with zipfile.ZipFile(root) as archive:
                     self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             self.names = list(self.members) or sorted(path.stem for path in root.glob("*.npy"))
+            if not self.names:
+                raise OSError("no array")
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{root} is no whole .npz file ({error}): name another with data.root=...") from error
-        if not self.names:
-            raise UserError(f"{root} has no arrays: name an .npz file, or a folder of .npy files, with data.root=...")
+            what = f"{root} is no whole .npz file or folder of .npy files ({error})"
+            raise UserError(f"{what}: name another with data.root=...") from error
 
     def open(self, name: str, key: str) -> np.ndarray:
         """Map the array `name`; nothing is read yet.

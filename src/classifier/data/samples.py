@@ -35,11 +35,8 @@ from classifier.errors import UserError, did_you_mean, require_choice, require_n
 
 SPLITS = ("train", "val", "test")
 # what they are called in folders and tables, in small or capital letters
-PART_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+PART_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PART_WORDS |= {"test": "test", "testing": "test"}
 BOX = ["x1", "y1", "x2", "y2"]
 FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
 
@@ -314,9 +311,8 @@ def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = 
     every = [str(place) for place in range(len(names))]
     wanted = [str(place) for place in places.values()]
     reading = pc.ReadOptions(column_names=every, skip_rows=start, use_threads=False)  # with threads, without row.number
-    parsing = pc.ParseOptions(
-        delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=keep
-    )
+    parsing = pc.ParseOptions(delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False)
+    parsing.invalid_row_handler = keep
     types = pc.ConvertOptions(column_types=dict.fromkeys(every, pa.large_string()), include_columns={*wanted})
     table = pc.read_csv(io.BytesIO(f"{text}\n".encode()), reading, parsing, types).to_pandas()
     table = table[wanted].set_axis([*places], axis=1)

@@ -28,12 +28,8 @@ ARCHIVES = {
     "annotation.tar": "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
     "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
 }
-ENTRIES = {
-    "Images": "images.tar",
-    "Annotation": "annotation.tar",
-    "train_list.mat": "lists.tar",
-    "test_list.mat": "lists.tar",
-}
+ENTRIES = {"Images": "images.tar", "Annotation": "annotation.tar"}
+ENTRIES |= {"train_list.mat": "lists.tar", "test_list.mat": "lists.tar"}
 
 
 class StanfordDogsDataModule(AnnotationCropDataModule):

@@ -96,9 +96,9 @@ class TorchvisionDataModule(ClassificationDataModule):
             # some are listed in the order of the disk, and a split follows the order
             return table.assign(path=paths).iloc[np.lexsort([paths, places])].reset_index(drop=True)
         arrays = {part: public_pixels(data) for part, data in self._parts.items()}
-        if all(array is not None for array in arrays.values()):
-            named = {f"{self.dataset_name}-{part or 'all'}": array for part, array in arrays.items()}
-            kept = [keep_array(array, name, self.cache_dir) for name, array in named.items() if array is not None]
+        found = {f"{self.dataset_name}-{part or 'all'}": array for part, array in arrays.items() if array is not None}
+        if len(found) == len(arrays):
+            kept = [keep_array(array, name, self.cache_dir) for name, array in found.items()]
             self._mapped, self._parts = MappedImages(kept, [(0, 255)] * len(kept)), {}
         return table.assign(item=np.arange(len(table)))
 
@@ -112,7 +112,8 @@ class TorchvisionDataModule(ClassificationDataModule):
 
     def _open(self, download: bool = False) -> dict[str, Any]:
         """Each part that the data set has; "" where it has no parts, or the options choose one."""
-        known = parameters(self.kind)
+        bases = self.kind.__mro__[: 2 if "kwargs" in inspect.signature(self.kind).parameters else 1]
+        known = {name for base in bases for name in inspect.signature(base).parameters}
         common = {"root": str(self.root), "download": download, "loader": as_path, **self.options}
         common = {key: value for key, value in common.items() if key in {*known, *self.options}}
         ways: list[tuple[str, dict[str, Any]]] = [("", {})]
@@ -130,17 +131,6 @@ class TorchvisionDataModule(ClassificationDataModule):
                 what = f"cannot open {self.dataset_name} in data.root={self.root} ({' '.join(str(error).split())})"
                 raise UserError(f"{what}: use data.download=true, or other data.options={{...}}") from error
         return opened
-
-
-def parameters(kind: Any) -> set[str]:
-    """The arguments of a constructor, with those that it hands on to its base classes."""
-    found: set[str] = set()
-    for base in (base for base in kind.__mro__ if "__init__" in vars(base)):
-        own = inspect.signature(base.__init__).parameters.values()
-        found |= {item.name for item in own}
-        if not any(item.kind == item.VAR_KEYWORD for item in own):
-            break
-    return found
 
 
 def as_path(path: str | Path) -> str:
@@ -161,10 +151,10 @@ def list_items(dataset: Any, name: str) -> pd.DataFrame:
         except Exception as error:  # torchvision's and Pillow's, of any kind
             rows.append((-1, "", f"cannot be read ({error})"))
             continue
-        kinds = [type(value) for value in item] if isinstance(item, tuple) else [type(item)]
-        if len(kinds) != 2 or not issubclass(kinds[0], (str, Image.Image)) or not issubclass(kinds[1], Integral):
-            names = " and ".join(kind.__name__ for kind in kinds)
-            raise UserError(f"data.name={name} gives {names}, no picture with a class: use other data.options={{...}}")
+        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], (str, Image.Image))):
+            raise UserError(f"data.name={name} gives no picture with a class: use other data.options={{...}}")
+        if not isinstance(item[1], Integral):
+            raise UserError(f"data.name={name} gives {type(item[1])} for a class: use other data.options={{...}}")
         rows.append((int(item[1]), item[0] if isinstance(item[0], str) else "", None))
     return pd.DataFrame(rows, columns=["number", "file", "problem"]).astype({"file": "str", "problem": "str"})
 
