@@ -19,7 +19,7 @@ from tests.generate import CLASSES, COLORS
 OPTIONS = {"EMNIST": {"split": "digits"}}
 NUMBERED = ("SVHN", "EMNIST", "FashionMNIST")  # the last has no names, the others more than the layouts have classes
 PARTS = {"DTD": {"train", "val", "test"}, "EuroSAT": {""}}
-MAPPED = ("CIFAR10", "EMNIST", "FashionMNIST", "STL10", "SVHN")
+MAPPED = ("CIFAR10", "EMNIST", "FashionMNIST", "SVHN")
 ASKED = ("OxfordIIITPet",)  # torchvision 0.29 tells neither its files nor its pixels
 
 
@@ -182,7 +182,6 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("EMNIST", {}, r"'split'.*data\.options="),
         ("DTD", {"partion": 2}, r"'partion'.*data\.options="),
         ("DTD", {"split": "dev"}, r"'dev'.*data\.options="),
-        ("STL10", {"split": "train+unlabeled", "folds": 17}, r"data\.options="),
         ("Kinetics", {}, r"data\.options="),
     ],
 )

@@ -66,15 +66,6 @@ def svhn(root: Path) -> None:
         savemat(root / f"{part}_32x32.mat", {"X": color(count).transpose(1, 2, 3, 0), "y": labels})
 
 
-def stl10(root: Path) -> None:
-    folder = root / "stl10_binary"
-    for part, count in (("train", 18), ("test", 6), ("unlabeled", 3)):
-        write(folder / f"{part}_X.bin", color(count, 96).transpose(0, 3, 2, 1).tobytes())
-        write(folder / f"{part}_y.bin", (turns(count) + 1).astype(np.uint8).tobytes())
-    write(folder / "class_names.txt", "\n".join(CLASSES))
-    write(folder / "fold_indices.txt", "")
-
-
 def cifar10(root: Path) -> None:
     folder = root / "cifar-10-batches-py"
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
@@ -114,6 +105,5 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "EuroSAT": eurosat,
     "FashionMNIST": mnist,
     "OxfordIIITPet": pets,
-    "STL10": stl10,
     "SVHN": svhn,
 }
