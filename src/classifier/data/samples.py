@@ -296,7 +296,7 @@ def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = 
     except UnicodeDecodeError as error:
         line, advice = raw.count(b"\n", 0, error.start) + 1, "save it as `CSV UTF-8`, or use `iconv -f WINDOWS-1252`"
         raise ValueError(f"line {line} is not in UTF-8: {advice}") from error
-    lines = enumerate(io.StringIO(text, newline=None), 1)
+    lines = enumerate(io.StringIO(text[: 1 << 20], newline=None), 1)
     start, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     separators = "\t" if path.suffix.lower() in (".tsv", ".tab") else ",;\t|"
     headers = {sep: [name.strip() for name in next(csv.reader([first], delimiter=sep), [])] for sep in separators}
