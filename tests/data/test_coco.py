@@ -7,7 +7,6 @@ import pytest
 
 from classifier.data import CocoDataModule
 from classifier.errors import UserError
-from tests import generate
 from tests.data.listing import listed, problems, touch
 
 IMAGES = [{"id": 1, "file_name": "a.jpg"}, {"id": "x2", "file_name": "sub/b.jpg"}, {"id": 3, "file_name": "empty.jpg"}]
@@ -63,14 +62,6 @@ def test_which_objects(
     assert problems(module) == {}
 
 
-def test_classes_are_those_that_occur(tmp_path: Path) -> None:
-    write(tmp_path)
-    assert list(read(tmp_path).read()["label"].cat.categories) == ["cat", "dog"]
-    assert read(tmp_path, classes=["dog", "bird", "cat"]).read()["label"].cat.codes.tolist() == [0, 2, 2]
-    with pytest.raises(UserError, match="'dog'"):
-        read(tmp_path, classes=["cat"]).read()
-
-
 def parts(root: Path, name: str = "cat") -> dict[str, str]:
     """A file for each of two parts, with the same ids for different images and categories."""
     write(root, {**CONTENT, "images": [{"id": 1, "file_name": "a.jpg"}], "annotations": BOXES[:2]}, "train.json")
@@ -93,7 +84,7 @@ def test_a_file_for_each_part(tmp_path: Path, images: Any) -> None:
 
 def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
     module = read(write(tmp_path), annotations=dict.fromkeys(("train", "test"), "instances.json"))
-    assert all("train and in test" in reason for reason in problems(module).values())
+    assert all("more than one part" in reason for reason in problems(module).values())
     assert listed(module) == []
 
 
@@ -104,12 +95,10 @@ def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
         ({"image_id": 1, "category_id": [5], "bbox": [0, 0, 1, 1]}, "images/a.jpg", "category_id [5]"),
         ({"image_id": 8, "category_id": 5, "bbox": [0, 0, 1, 1]}, "instances.json", "image_id 8"),
         ({"id": 4}, "instances.json", "image_id"),
-        ({"image_id": 1, "category_id": 5}, "images/a.jpg", "bbox"),
         ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "images/a.jpg", "category_id"),
-        ({"image_id": 1, "category_id": 5, "bbox": [0, 0, 1]}, "images/a.jpg", "bbox [0, 0, 1]"),
-        ({"image_id": 1, "category_id": 5, "bbox": [0, 0, "w", 1]}, "images/a.jpg", "four numbers"),
+        ({"image_id": 1, "category_id": 5, "bbox": [0, 0, 1]}, "images/a.jpg", "no box"),
+        ({"image_id": 1, "category_id": 5, "bbox": [0, 0, "w", 1]}, "images/a.jpg", "no box"),
         ({"image_id": 1, "category_id": 5, "bbox": [3, 3, 0, 1]}, "images/a.jpg", "x 3 to 3"),
-        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, float("nan"), 1]}, "images/a.jpg", "four numbers"),
     ],
 )
 def test_what_cannot_be_used_is_a_problem(tmp_path: Path, entry: dict[str, Any], path: str, reason: str) -> None:
@@ -134,18 +123,14 @@ def test_missing_images(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"images": [', r"instances.json .*line 1.*data\.annotations="),
-        ("", r"data\.annotations="),
         ("[1, 2]", r"'images'.*data\.annotations="),
         ({"images": [], "categories": [], "info": {}}, "'annotations'"),
-        ({**CONTENT, "annotations": {}}, "'annotations'"),
-        ({**CONTENT, "annotations": []}, r"no annotation.*data\.annotations="),
+        ({**CONTENT, "annotations": []}, r"none of.*data\.annotations="),
         (changed("annotations", "x"), "'annotations'"),
         (changed("images", {"file_name": "c.jpg"}), r"images\[3\] has no id"),
-        (changed("images", {"id": 4}), r"images\[3\] has no file_name"),
         (changed("images", {"id": 1, "file_name": "c.jpg"}), r"images\[3\] .* 1"),
         (changed("images", {"id": 4, "file_name": "/etc/passwd"}), r"images\[3\] .*'/etc/passwd'"),
         (changed("images", {"id": 4, "file_name": "../../c.jpg"}), r"images\[3\] .*'../../c.jpg'"),
-        (changed("categories", {"id": 4}), r"categories\[3\] has no name"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, content: object, message: str) -> None:
@@ -168,11 +153,3 @@ def test_files_that_are_refused(tmp_path: Path, content: object, message: str) -
 def test_options_that_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(write(tmp_path), **options).read()
-
-
-def test_generated(tmp_path: Path) -> None:
-    module = CocoDataModule(generate.coco(tmp_path, per_class=2), annotations="instances.json", image_size=16)
-    module.setup()
-    assert module.classes == generate.CLASSES
-    assert len(module.samples) == 6
-    module.eval_dataloader("all")

@@ -1,8 +1,6 @@
 import hashlib
 import io
-import multiprocessing
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +39,7 @@ def test_a_broken_connection_leaves_nothing(tmp_path: Path, server: Server, cut:
 
 
 def test_a_wrong_checksum_is_refused_and_removed(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(UserError, match=rf"{SHA256} instead of {'0' * 64}.*data\.url="):
+    with pytest.raises(UserError, match=rf"{SHA256}, not {'0' * 64}.*data\.url="):
         fetch(server, tmp_path / "file.bin", "0" * 64)
     assert list(tmp_path.iterdir()) == []
 
@@ -88,7 +86,7 @@ def test_unpacked_once(tmp_path: Path) -> None:
     assert (root / "Images/a/1.jpg").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "through a symlink", "hard link"])
+@pytest.mark.parametrize("kind", ["parent", "symlink", "through a symlink", "hard link"])
 def test_nothing_is_written_outside(tmp_path: Path, kind: str) -> None:
     outside, root = tmp_path / "outside", tmp_path / "work" / "root"
     outside.mkdir()
@@ -96,7 +94,6 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str) -> None:
     (outside / "file").write_bytes(b"mine")
     members: dict[str, list[tarfile.TarInfo | tuple[str, bytes]]] = {
         "parent": [("../evil", b"x"), ("../../../outside/evil", b"x")],
-        "absolute": [(str(outside / "evil"), b"x")],
         "symlink": [link("Images/way", str(outside))],
         "through a symlink": [link("Images/way", "../../../../outside"), ("Images/way/evil", b"x")],
         "hard link": [link("Images/way", "../../../outside/file", tarfile.LNKTYPE)],
@@ -123,22 +120,3 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=str(tar)):
         extract(tar, root, "Other" if kind == "without the member" else "Images")
     assert list(root.iterdir()) == []
-
-
-def test_a_half_unpacked_archive_never_has_its_final_name(tmp_path: Path) -> None:
-    count = 4000
-    tar = archive(tmp_path / "a.tar", *((f"Images/{number}.jpg", b"x" * 100) for number in range(count)))
-    root = tmp_path / "root"
-    root.mkdir()
-    process = multiprocessing.get_context("fork").Process(target=extract, args=(tar, root, "Images"))
-    process.start()
-    deadline = time.monotonic() + 20
-    while not any(root.rglob("100.jpg")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.join()
-    assert any(root.rglob("100.jpg"))
-    assert not (root / "Images").exists()
-    extract(tar, root, "Images")
-    assert [path.name for path in root.iterdir()] == ["Images"]
-    assert sum(1 for _ in (root / "Images").iterdir()) == count

@@ -128,19 +128,3 @@ def test_downloaded_once(dogs: Path, tmp_path: Path, server: Server) -> None:
     prepared()
     assert server.requests == ["lists.tar"]
     assert (root / "test_list.mat").is_file()
-
-
-def test_other_archives_than_the_official_ones_are_refused(dogs: Path, tmp_path: Path, server: Server) -> None:
-    server.files = archives(dogs)
-    with pytest.raises(UserError, match=r"images\.tar .*SHA-256"):
-        StanfordDogsDataModule(tmp_path / "dogs", url=server.url).prepare_data()
-    assert not (tmp_path / "dogs" / "Images").exists()
-
-
-def test_nothing_is_fetched_without_download(tmp_path: Path, server: Server) -> None:
-    module = StanfordDogsDataModule(tmp_path / "dogs", download=False, url=server.url)
-    module.prepare_data()
-    assert server.requests == []
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match=r"data\.download=true"):
-        module.read()

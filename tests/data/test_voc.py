@@ -44,15 +44,6 @@ def test_which_objects(tmp_path: Path, options: dict[str, Any], wanted: list[tup
     assert problems(module) == {}
 
 
-def test_boxes_are_cut_at_the_edge_of_the_image_not_of_the_stated_size(tmp_path: Path) -> None:
-    """The <size> of an annotation is often wrong."""
-    cat = voc_xml([("cat", (71, 51, 500, 500))], (5, 5))
-    dog = voc_xml([("dog", (0, 0, 10, 10))], (5000, 5000))
-    module = read(data(tmp_path, {"x": cat, "y": dog}))
-    module.setup()
-    assert [module.box(row) for row in range(2)] == [(70, 50, 80, 60), (0, 0, 10, 10)]
-
-
 def test_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     """The patch of 3x2 pixels, and not one pixel beside it."""
     image = Image.new("L", (12, 10), 255)
@@ -85,19 +76,14 @@ def document(box: str = BOX, name: str = "<name>cat</name>", head: str = "") -> 
     ("content", "reason"),
     [
         ("<annotation><object>", "malformed XML"),
-        ("", "malformed XML"),
         (b"\x89PNG\r\n\x1a\n\0\0", "malformed XML"),
         (b'<?xml version="1.0" encoding="klingon"?>' + document().encode(), ""),
         ("<annotation></annotation>", "no <object>"),
-        (document("<xmin>1</xmin><ymin>2</ymin><xmax>30</xmax>"), "'cat' .*<bndbox>"),
-        ("<annotation><object><name>cat</name></object></annotation>", "'cat' .*<bndbox>"),
+        ("<annotation><object><name>cat</name></object></annotation>", "<bndbox>"),
         (document(BOX.replace("30", "wide")), "wide"),
-        (document(BOX.replace("30", "")), "four numbers"),
         (document(BOX.replace("30", "nan")), "nan"),
         (document(BOX.replace("30", "inf")), "inf"),
         (document(BOX.replace("<xmin>1", "<xmin>31")), "empty box: x 31 to 30"),
-        (document(BOX.replace("<ymin>2", "<ymin>99")), "empty box.*y 99 to 40"),
-        (document(name=""), "<name>.*data.class_from=folder"),
         (document(name="<name> </name>"), "<name>.*data.class_from=folder"),
     ],
 )
@@ -108,13 +94,6 @@ def test_what_cannot_be_used_is_a_problem(tmp_path: Path, content: str | bytes, 
     assert {row[0] for row in listed(module)} == {"images/good.jpg"}
     with pytest.raises(UserError, match=f"odd.xml: .*{reason}"):
         read(root).setup()
-
-
-def test_a_far_too_large_box_does_not_end_in_a_traceback(tmp_path: Path) -> None:
-    root = data(tmp_path, {"x": document(BOX.replace("30", "1e12")), "y": voc_xml(TWO, (80, 60))})
-    module = read(root)
-    module.setup()
-    assert module.box(0) == (0, 1, 80, 40)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -138,7 +117,7 @@ def test_entities_are_refused_unread(tmp_path: Path, encoding: str, head: str, e
 
 def test_skip_lists_all_that_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names: dict[str, str | bytes] = {
-        "a": voc_xml(TWO, (80, 60)),
+        "a": voc_xml([*TWO, ("cat", (71, 51, 10**12, 500))], (5, 5)),  # the size of an annotation is often wrong
         "b": voc_xml(TWO, (80, 60)),
         "c": "<",
         "d": voc_xml(TWO[:1], (80, 60)),
@@ -148,12 +127,17 @@ def test_skip_lists_all_that_was_left_out(tmp_path: Path, caplog: pytest.LogCapt
     root = data(tmp_path, names)
     (root / "images/b.jpg").unlink()
     (root / "images/d.jpg").write_bytes(b"")
+    (root / "annotations/g.xml").write_bytes((root / "annotations/a.xml").read_bytes())
+    for name in ("images/g.png", "images/g.jpg"):  # two files of one name
+        save(picture("red"), root / name)
     save(picture("red"), root / "images/more.jpg")
     module = read(root, on_error="skip")
     module.setup()
     left_out = {"annotations/b.xml", "annotations/c.xml", "annotations/f.xml", "images/d.jpg", "images/e.jpg"}
+    left_out |= {"annotations/g.xml"}
     assert set(module.skipped["path"]) == left_out
     assert set(module.samples["path"]) == {"images/a.jpg"}
+    assert [module.box(row) for row in range(3)] == [(10, 10, 20, 20), (0, 0, 40, 30), (70, 50, 80, 60)]
     assert "1 images" in caplog.text
     with pytest.raises(UserError) as error:
         read(root).setup()
@@ -204,19 +188,6 @@ def test_marked_objects(tmp_path: Path, options: dict[str, str], wanted: list[st
     assert [name for _, name, _ in listed(read(data(tmp_path, {"a": easy, "b": hard, "c": cut}), **options))] == wanted
 
 
-@pytest.mark.parametrize("twin", ["images/x.png", "annotations/x"])
-def test_two_files_of_one_name_are_a_problem_that_names_both(tmp_path: Path, twin: str) -> None:
-    root = data(tmp_path, {"x": voc_xml(TWO, (80, 60)), "y": voc_xml(TWO, (80, 60))})
-    if twin.startswith("images"):
-        save(picture("red"), root / twin)
-    else:
-        (root / twin).write_bytes((root / "annotations/x.xml").read_bytes())
-    assert {path for path, _, _ in listed(read(root))} == {"images/y.jpg"}
-    (reason,) = problems(read(root)).values()
-    assert twin in reason
-    assert f"{twin.split('/')[0]}/x.{'jpg' if twin.startswith('images') else 'xml'}" in reason
-
-
 def voc_year(root: Path, lists: dict[str, str]) -> Path:
     """PASCAL VOC's own layout with the images 1 to 4."""
     data(root, {name: voc_xml(TWO, (80, 60)) for name in "1234"})
@@ -247,16 +218,10 @@ def test_image_sets(tmp_path: Path, lists: dict[str, str], parts: dict[str, str]
     assert problems(module) == {}
 
 
-def test_what_is_listed_without_an_annotation_is_a_problem(tmp_path: Path) -> None:
-    (found,) = problems(read(voc_year(tmp_path, {"train": "1\n2\n", "val": "3\n9\n"}), **OFFICIAL)).items()
-    assert found[0] == "9"
-
-
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
         ({}, r"data\.image_sets=null"),
-        ({"train": "\n"}, r"train.txt.*data\.image_sets=null"),
         ({"train": "1\n2\n", "test": "2\n"}, "2 for train and for test"),
     ],
 )

@@ -3,7 +3,6 @@
 Each has the classes 0, 1, 2 in turn, of which pictures are blue, green, red, or 20, 100, 180 where they are grey.
 """
 
-import json
 import pickle
 import struct
 from collections.abc import Callable
@@ -67,15 +66,6 @@ def svhn(root: Path) -> None:
         savemat(root / f"{part}_32x32.mat", {"X": color(count).transpose(1, 2, 3, 0), "y": labels})
 
 
-def stl10(root: Path) -> None:
-    folder = root / "stl10_binary"
-    for part, count in (("train", 18), ("test", 6), ("unlabeled", 3)):
-        write(folder / f"{part}_X.bin", color(count, 96).transpose(0, 3, 2, 1).tobytes())
-        write(folder / f"{part}_y.bin", (turns(count) + 1).astype(np.uint8).tobytes())
-    write(folder / "class_names.txt", "\n".join(CLASSES))
-    write(folder / "fold_indices.txt", "")
-
-
 def cifar10(root: Path) -> None:
     folder = root / "cifar-10-batches-py"
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
@@ -95,15 +85,6 @@ def pets(root: Path) -> None:
         write(folder / "annotations" / f"{part}.txt", "\n".join(lines))
 
 
-def flowers(root: Path) -> None:
-    folder = root / "flowers-102"
-    for row, label in enumerate(turns(24)):
-        photo(folder / "jpg" / f"image_{row + 1:05d}.jpg", label)
-    savemat(folder / "imagelabels.mat", {"labels": turns(24)[None] + 1})
-    numbers = np.arange(1, 25)
-    savemat(folder / "setid.mat", {"trnid": numbers[:12], "valid": numbers[12:18], "tstid": numbers[18:]})
-
-
 def eurosat(root: Path) -> None:
     for row, label in enumerate(turns(24)):
         photo(root / "eurosat/2750" / CLASSES[label] / f"{row}.jpg", label)
@@ -117,51 +98,12 @@ def dtd(root: Path) -> None:
         write(root / f"dtd/dtd/labels/{part}1.txt", "\n".join(names))
 
 
-def caltech101(root: Path) -> None:
-    folder = root / "caltech101/101_ObjectCategories"
-    (folder / "BACKGROUND_Google").mkdir(parents=True)
-    for row, label in enumerate(turns(24)):
-        photo(folder / CLASSES[label] / f"image_{row // 3 + 1:04d}.jpg", label)
-
-
-def inaturalist(root: Path) -> None:
-    for row, label in enumerate(turns(24)):
-        photo(root / "2021_train" / f"{label:05d}_a_b_c_d_e_f_{CLASSES[label]}" / f"{row}.jpg", label)
-
-
-def clevr(root: Path) -> None:
-    """Objects are counted, and those of the test part are not told."""
-    folder = root / "clevr/CLEVR_v1.0"
-    for part, count in (("train", 12), ("val", 6), ("test", 6)):
-        scenes = []
-        for row, label in enumerate(turns(count)):
-            photo(folder / "images" / part / f"{row:02d}.png", label)
-            scenes.append({"image_filename": f"{row:02d}.png", "objects": [None] * int(label + 9)})
-        write(folder / f"scenes/CLEVR_{part}_scenes.json", json.dumps({"scenes": scenes}))
-
-
-def lfw(root: Path) -> None:
-    folder = root / "lfw-py"
-    for label, name in enumerate(CLASSES):
-        for number in range(1, 9):
-            photo(folder / "lfw_funneled" / name / f"{name}_{number:04d}.jpg", label)
-    write(folder / "lfw-names.txt", "".join(f"{name}\t8\n" for name in CLASSES))
-    write(folder / "people.txt", "2\n1\nred\t8\n2\ngreen\t8\nblue\t8\n")
-    write(folder / "lfw-funneled.tgz", "")
-
-
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "CIFAR10": cifar10,
-    "CLEVRClassification": clevr,
-    "Caltech101": caltech101,
     "DTD": dtd,
     "EMNIST": emnist,
     "EuroSAT": eurosat,
     "FashionMNIST": mnist,
-    "Flowers102": flowers,
-    "INaturalist": inaturalist,
-    "LFWPeople": lfw,
     "OxfordIIITPet": pets,
-    "STL10": stl10,
     "SVHN": svhn,
 }

@@ -1,17 +1,18 @@
 """Images with one PASCAL VOC XML each: one sample per annotated box."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from typing import Any
+from xml.etree.ElementTree import ParseError
 
+import numpy as np
 import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image import Box
 from classifier.data.image_folder import is_image, list_files, require_folder
 from classifier.errors import UserError, require_choice
 
@@ -48,19 +49,18 @@ class AnnotationCropDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        require_choice("data.objects", objects, samples.OBJECTS)
+        samples.require_crops(objects, margin)
         require_choice("data.class_from", class_from, ("name", "folder"))
         marks = {"difficult": difficult, "truncated": truncated}
         for mark, choice in marks.items():
             require_choice(f"data.{mark}", choice, ("keep", "skip"))
-        samples.require_margin(margin)
-        self.images = samples.sub_folder("images", images)
-        self.annotations = samples.sub_folder("annotations", annotations)
+        folders = {"images": images, "annotations": annotations}
+        self.folders = {key: samples.sub_folder(key, folder) for key, folder in folders.items()}
         self.image_sets = image_sets and self.root / samples.sub_folder("image_sets", image_sets)
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
-        self.skipped_marks = {mark for mark, choice in marks.items() if choice == "skip"}
+        self.skipped_marks = [mark for mark, choice in marks.items() if choice == "skip"]
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes; an annotation that cannot be used is a problem.
@@ -69,27 +69,34 @@ class AnnotationCropDataModule(ClassificationDataModule):
             UserError: A folder or list is missing or holds no annotation.
         """
         require_folder(self.root)
-        images = self._by_stem("images", self.images)
-        annotations = self._by_stem("annotations", self.annotations)
+        images, annotations = self._by_stem("images"), self._by_stem("annotations")
         parts = read_image_sets(self.image_sets) if self.image_sets else dict.fromkeys(annotations)
         rows: list[tuple[Any, ...]] = []
         for stem, part in sorted(parts.items()):
-            files, found = annotations.get(stem, []), images.get(stem, [])
+            found, notes = images.get(stem, []), annotations.get(stem, [])
             try:
-                rows += [(found[0], name, *box, part, None) for name, box in self._objects(files, found)]
+                if len(found) != 1 or len(notes) != 1:
+                    raise ValueError(f"it needs one image and one annotation, and has {[*found, *notes]}")
+                objects = read_annotation(self.root / notes[0], self.skipped_marks)
+                if self.class_from == "folder":
+                    objects = [(Path(found[0]).parent.name, box) for _, box in objects]
+                if not all(name for name, _ in objects):
+                    raise ValueError("object without a <name>: use data.class_from=folder")
+                rows += [(found[0], name, box, part, None) for name, box in objects]
             except (ValueError, OSError) as error:
-                rows.append((files[0] if files else stem, "", 0, 0, 0, 0, part, str(error)))
-        for what, folder, stems in (("annotations", self.annotations, annotations), ("images", self.images, images)):
+                rows.append((notes[0] if notes else stem, "", [0] * 4, part, str(error)))
+        for key, stems in (("images", images), ("annotations", annotations)):
             if left_out := len(stems.keys() - parts.keys()):
-                log.warning("%s: %d %s are not listed, and are left out", self.root / folder, left_out, what)
-        table = pd.DataFrame(rows, columns=["path", "label", *samples.BOX, "split", "problem"])
-        table = table.astype({"split": "str", "problem": "str", **dict.fromkeys(samples.BOX, "int32")})
+                log.warning("%s: %d %s are not listed, and are left out", self.root / self.folders[key], left_out, key)
+        table = pd.DataFrame(rows, columns=["path", "label", "box", "split", "problem"])
+        boxes = np.array(table.pop("box").tolist(), float).reshape(-1, 4)
+        table = table.astype({"split": "str", "problem": "str"})
         table = samples.list_paths(table.pop("path"), table.pop("label"), **table)
-        return samples.with_margin(samples.choose_objects(table, self.objects), self.margin)
+        return samples.crops(samples.with_covering_boxes(table, boxes), self.objects, self.margin)
 
-    def _by_stem(self, key: str, folder: str) -> dict[str, list[str]]:
-        """Path below `folder` without its suffix -> the files of the setting data.`key` that have it."""
-        found: dict[str, list[str]] = {}
+    def _by_stem(self, key: str) -> dict[str, list[str]]:
+        """Path below the folder data.`key`, without its suffix -> the files that have it."""
+        folder, found = self.folders[key], dict[str, list[str]]()
         for path in list_files(self.root, folder):
             if is_image(path) if key == "images" else Path(path).suffix.lower() in ("", ".xml"):
                 found.setdefault(Path(path).relative_to(folder).with_suffix("").as_posix(), []).append(path)
@@ -97,63 +104,37 @@ class AnnotationCropDataModule(ClassificationDataModule):
             raise UserError(f"{self.root / folder} has no {key}: name their folder below data.root with data.{key}=...")
         return found
 
-    def _objects(self, annotations: list[str], images: list[str]) -> list[tuple[str, Box]]:
-        """Class and box of the objects of one image.
 
-        Raises:
-            ValueError: It has no image or annotation, or several, or its annotation cannot be used.
-        """
-        for what, files, folder in (("image", images, self.images), ("annotation", annotations, self.annotations)):
-            if len(files) != 1:
-                found = f"several, {' and '.join(files[:2])}: rename one" if files else "none"
-                raise ValueError(f"it needs one {what} of this name in {self.root / folder}, and has {found}")
-        objects = [item for item in read_annotation(self.root / annotations[0]) if not item.marks & self.skipped_marks]
-        if self.class_from == "folder":
-            return [(Path(images[0]).parent.name, item.box) for item in objects]
-        if not all(item.name for item in objects):
-            raise ValueError("object without a <name>: use data.class_from=folder")
-        return [(item.name, item.box) for item in objects]
+def read_annotation(path: Path, skipped_marks: Sequence[str] = ()) -> list[tuple[str, list[int]]]:
+    """Name and box of the objects of one VOC file, without those marked as one of `skipped_marks`.
 
-
-class VocObject(NamedTuple):
-    """An annotated object: name, box, and which of `difficult` and `truncated` it is marked as."""
-
-    name: str
-    box: Box
-    marks: set[str]
-
-
-def read_annotation(path: Path) -> list[VocObject]:
-    """The objects of one VOC file, boxes 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
+    Boxes are 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
 
     Raises:
         ValueError: Malformed XML, entities or a DTD with them (refused unread), no object, a box that is missing,
             not numeric or empty.
     """
     try:
-        root = parse(path).getroot()
+        objects = parse(path).findall(".//object")
     except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise ValueError(f"malformed XML ({error})") from error
     except DefusedXmlException as error:
         raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
-    objects = [] if root is None else [_read_object(element) for element in root.iter("object")]
     if not objects:
         raise ValueError("no <object> with a <bndbox>")
-    return objects
-
-
-def _read_object(element: Element) -> VocObject:
-    name = (element.findtext("name") or "").strip()
-    texts = [element.findtext(f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
-    try:
-        x1, y1, x2, y2 = (max(-samples.FAR, min(samples.FAR, round(float(text or "")))) for text in texts)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"object {name!r} has the <bndbox> {texts}, which is not of four numbers") from error
-    if x2 < x1 or y2 < y1:
-        raise ValueError(f"object {name!r} has an empty box: x {x1} to {x2}, y {y1} to {y2}")
-    # other values occur, as `Unspecified` in VOC 2007
-    marks = {mark for mark in ("difficult", "truncated") if (element.findtext(mark) or "").strip() == "1"}
-    return VocObject(name, (x1 - 1, y1 - 1, x2, y2), marks)
+    found = []
+    for element in objects:
+        texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        try:
+            x1, y1, x2, y2 = (round(float(text or "")) for text in texts)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the <bndbox> {texts} is not of four numbers") from error
+        if x2 < x1 or y2 < y1:
+            raise ValueError(f"empty box: x {x1} to {x2}, y {y1} to {y2}")
+        # other values than 0 and 1 occur, as `Unspecified` in VOC 2007
+        if not any((element.findtext(mark) or "").strip() == "1" for mark in skipped_marks):
+            found.append(((element.findtext("name") or "").strip(), [x1 - 1, y1 - 1, x2, y2]))
+    return found
 
 
 def read_image_sets(folder: Path) -> dict[str, str]:
@@ -165,18 +146,15 @@ def read_image_sets(folder: Path) -> dict[str, str]:
     Raises:
         UserError: There is no list, it cannot be read, or an image is in two parts.
     """
-    lists: dict[str, list[str]] = {name: [] for name in ("train", "val", "trainval", "test")}
-    for name, names in lists.items():
-        if (file := folder / f"{name}.txt").is_file():
-            try:
-                names += [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read {file} ({error}): mend it, or use data.image_sets=null") from error
-    if not any(lists.values()):
-        files = ", ".join(f"{name}.txt" for name in lists)
-        raise UserError(
-            f"{folder} lists no image in {files}: name the lists with data.image_sets=..., or use data.image_sets=null"
-        )
+    lists: dict[str, list[str]] = {}
+    for name in ("train", "val", "test", "trainval"):
+        try:
+            lines = (folder / f"{name}.txt").read_text("utf-8-sig").splitlines()
+            lists[name] = [line.strip() for line in lines if line.strip()]
+        except FileNotFoundError:
+            lists[name] = []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {folder}/{name}.txt ({error}): use data.image_sets=null") from error
     known = {*lists["train"], *lists["val"]}
     lists["train"] += [name for name in lists["trainval"] if name not in known]
     parts: dict[str, str] = {}
@@ -184,4 +162,6 @@ def read_image_sets(folder: Path) -> dict[str, str]:
         for name in lists[split]:
             if (other := parts.setdefault(name, split)) != split:
                 raise UserError(f"{folder} lists {name} for {other} and for {split}: take it out of one of them")
+    if not parts:
+        raise UserError(f"{folder} lists no image in {', '.join(lists)} (.txt): use data.image_sets=null, or another")
     return parts

@@ -45,8 +45,7 @@ class CocoDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        require_choice("data.objects", objects, samples.OBJECTS)
-        samples.require_margin(margin)
+        samples.require_crops(objects, margin)
         require_choice("data.crowd", crowd, ("skip", "keep"))
         self.objects = objects
         self.margin = margin
@@ -65,12 +64,9 @@ class CocoDataModule(ClassificationDataModule):
             UserError: A file is missing or malformed, or no image exists.
         """
         require_folder(self.root)
-        tables = [self._part(part, file) for part, file in self.files.items()]
-        table = samples.mark_unusable(pd.concat(tables, ignore_index=True), self.root)
-        if table.empty or samples.none_exists(table):
-            what = f"none of the images exists, {self.root / table['path'][0]} first" if len(table) else "no annotation"
-            raise UserError(f"{', '.join(self.files.values())}: {what}: use other data.annotations=... data.images=...")
-        return table
+        table = pd.concat([self._part(part, file) for part, file in self.files.items()], ignore_index=True)
+        files = ", ".join(self.files.values())
+        return samples.mark_unusable(table, self.root, files, "data.annotations=... or data.images=...")
 
     def _part(self, part: str, name: str) -> pd.DataFrame:
         file = next((path for path in (self.root / name, Path(name)) if path.is_file()), self.root / name)
@@ -96,13 +92,12 @@ class CocoDataModule(ClassificationDataModule):
         table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
         table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
         table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
-        table = samples.mark(table, np.isnan(boxes).any(axis=1), "the bbox " + text["bbox"] + " is not of four numbers")
         table = samples.with_covering_boxes(table, boxes)
         if "problem" in table:
             table["problem"] = places + table["problem"]
         if unlabelled := len(images) - table["path"][samples.usable(table)].nunique():
             log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
-        table = samples.with_margin(samples.choose_objects(table, self.objects), self.margin)
+        table = samples.crops(table, self.objects, self.margin)
         return table.assign(split=part) if part else table
 
 

@@ -34,9 +34,11 @@ class ImageFolderDataModule(ClassificationDataModule):
         """
         require_folder(self.root)
         parts = self._part_folders() or {"": ""}
-        classes = [*(self.given_classes or map(readable, self._class_folders(parts.get("train", ""))))]
-        tables = []
-        other = Counter[str]()
+        top = self.root / parts.get("train", "")
+        classes = [*(self.given_classes or map(readable, _subfolders(top)))]
+        if not classes:
+            raise UserError(f"{top} has no class folders: put images into <class>/, or use another data.root=...")
+        tables, other = [], Counter[str]()
         for part, folder in parts.items():
             names = {readable(name): name for name in _subfolders(self.root / folder)}
             require_known(names, classes, f"{self.root / folder} has the class folder")
@@ -45,11 +47,18 @@ class ImageFolderDataModule(ClassificationDataModule):
                 files = list(list_files(self.root, place)) if label in names else []
                 images = [path for path in files if is_image(path)]
                 other.update(Path(path).suffix.lower() or Path(path).name for path in files if not is_image(path))
-                if not images:
-                    self._report_empty(place, label in names)
+                if label not in names:
+                    log.warning("%s does not exist: this part has no image of the class %r", self.root / place, label)
+                elif not images:
+                    kinds = ", ".join(EXTENSIONS)
+                    raise UserError(f"{self.root / place} holds no image ({kinds}): add some, or remove the folder")
                 labels = pd.Categorical([label] * len(images), categories=classes)
                 tables.append(list_paths(images, labels, split=part or None))
-        self._report_left_out(set(parts.values()), other)
+        tops = {"", *parts.values()}
+        loose = [entry.name for top in sorted(tops) for entry in os.scandir(self.root / top) if is_image(entry.name)]
+        beside = [] if "" in parts else [name for name in _subfolders(self.root) if name not in tops]
+        if left_out := [f"{name} {count}" for name, count in other.items()] + [*loose, *beside]:
+            log.warning("%s: left out are %s", self.root, ", ".join(left_out[:10]) + ", ..." * (len(left_out) > 10))
         return pd.concat(tables, ignore_index=True).astype({"split": "str"})
 
     def _part_folders(self) -> dict[str, str]:
@@ -70,33 +79,6 @@ class ImageFolderDataModule(ClassificationDataModule):
             what = f"{self.root} is divided into {', '.join(named)}, but has no training images in class folders"
             raise UserError(f"{what}: put them into {self.root}/train/<class>/, or use another data.root=...")
         return {}
-
-    def _class_folders(self, folder: str) -> list[str]:
-        if names := _subfolders(self.root / folder):
-            return names
-        images = sum(map(is_image, list_files(self.root, folder)))
-        what = f"{self.root / folder} has no class folders ({images} images lie directly in it)"
-        raise UserError(f"{what}: put the images of each class into <class>/, or use another data.root=...")
-
-    def _report_empty(self, folder: str, exists: bool) -> None:
-        if exists:
-            kinds = ", ".join(EXTENSIONS)
-            raise UserError(f"the class folder {self.root / folder} holds no image ({kinds}): add some, or remove it")
-        log.warning("%s does not exist, so this part has no image of the class %r", folder, Path(folder).name)
-
-    def _report_left_out(self, parts: set[str], other: Counter[str]) -> None:
-        """One line on what lies in the data folder and is not used."""
-        left_out = []
-        if other:
-            kinds = ", ".join(f"{suffix} {count}" for suffix, count in other.most_common(5))
-            left_out.append(f"{other.total()} files of kinds that are not read ({kinds})")
-        # at the top of a root without parts, they are classes
-        if beside := [] if "" in parts else [name for name in _subfolders(self.root) if name not in parts]:
-            left_out.append(f"folders beside those of the parts, {', '.join(beside[:5])}")
-        if loose := sum(is_image(entry.name) for top in {"", *parts} for entry in os.scandir(self.root / top)):
-            left_out.append(f"{loose} images outside of class folders")
-        if left_out:
-            log.warning("%s: left out are %s", self.root, "; ".join(left_out))
 
 
 def require_folder(root: Path) -> None:

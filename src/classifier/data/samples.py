@@ -17,7 +17,7 @@ import io
 import os
 import posixpath
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,22 +25,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from classifier.errors import UserError, did_you_mean, require_number
+from classifier.errors import UserError, did_you_mean, require_choice, require_number
 
 SPLITS = ("train", "val", "test")
 # what they are called in folders and tables, in small or capital letters
-PART_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+PART_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PART_WORDS |= {"test": "test", "testing": "test"}
 BOX = ["x1", "y1", "x2", "y2"]
-OBJECTS = ("all", "largest", "first")
 FAR = 1 << 24  # pixels; keeps boxes, with any margin, in int32
-NO_FILE = "no such file"
 
 
 def list_paths(paths: Iterable[str], labels: Iterable[str] | pd.Categorical, **columns: Any) -> pd.DataFrame:
@@ -196,61 +194,58 @@ def sub_folder(key: str, value: str) -> str:
     return str(clean)
 
 
-def mark_missing(table: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Note a problem where there is no file, by one listing of each folder instead of a look at each file.
+def mark_unusable(table: pd.DataFrame, root: Path, source: object, ways: str) -> pd.DataFrame:
+    """Note a problem of images that are in two parts, and of files that do not exist.
 
-    (A million looks over a network take minutes.)
+    Each folder is listed once, instead of a look at each file: a million looks over a network take minutes.
+
+    Args:
+        source: The file that lists the images, for the message.
+        ways: The settings that choose others.
+
+    Raises:
+        UserError: No file exists.
     """
+    if "split" in table:
+        pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
+        double = pairs["path"][pairs["path"].duplicated()]
+        table = mark(table, table["path"].isin(double), "it is in more than one part")
     rows = usable(table)
     there: list[str] = []
     for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
         with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
             prefix = f"{folder}/" if folder else ""
             there += [prefix + entry.name for entry in entries]
-    return mark(table, rows & ~table["path"].astype(object).isin(there), NO_FILE)
+    missing = rows & ~table["path"].astype(object).isin(there).to_numpy()
+    if table.empty or (missing.any() and (missing == rows).all()):
+        first = "".join(f", {root / path} first" for path in table["path"][missing][:1])
+        raise UserError(f"none of the {missing.sum()} images of {source} exists{first}: use other {ways}")
+    return mark(table, missing, "no such file")
 
 
-def mark_unusable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Note a problem of images that are in two parts, and of files that do not exist."""
-    if "split" in table:
-        pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
-        double = pairs[pairs["path"].duplicated(keep=False)].groupby("path")["split"].agg(" and in ".join)
-        found = table["path"].map(double).astype("str")
-        table = mark(table, found.notna(), "it is in " + found)
-    return mark_missing(table, root)
-
-
-def none_exists(table: pd.DataFrame) -> bool:
-    """Whether all files that `mark_missing` looked for were missing."""
-    return not usable(table).any() and "problem" in table and bool(table["problem"].eq(NO_FILE).any())
-
-
-def require_margin(margin: float) -> None:
-    """Raise a UserError unless it can be added around a box."""
+def require_crops(objects: str, margin: float) -> None:
+    """Raise a UserError unless these are arguments of `crops`."""
+    require_choice("data.objects", objects, ("all", "largest", "first"))
     require_number("data.margin", margin, least=0)
 
 
-def choose_objects(table: pd.DataFrame, which: str) -> pd.DataFrame:
-    """Of the usable boxes of each image, `all`, the `largest` or the `first`; problems stay."""
-    if which == "all" or table.empty:
-        return table
-    rows = usable(table)
-    good = table[rows]
-    if which == "largest":  # of equal ones the first
+def crops(table: pd.DataFrame, objects: str, margin: float) -> pd.DataFrame:
+    """`all`, the `largest` or the `first` of the usable boxes of each image, grown by `margin`; problems stay.
+
+    Args:
+        margin: Added on each side, as a fraction of the box's width and height; boxes may then leave the image.
+    """
+    if objects != "all":
+        good = table[usable(table)]
         area = (good["x2"] - good["x1"]).astype("int64") * (good["y2"] - good["y1"])
-        good = good.loc[area.sort_values(ascending=False, kind="stable").index]
-    chosen = good.index[~good["path"].duplicated()]
-    kept: pd.DataFrame = table[table.index.isin(chosen) | ~rows].reset_index(drop=True)
-    return kept
-
-
-def with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """`table` with boxes grown on each side by `margin` times their width or height; they may then leave the image."""
-    if not margin:
-        return table
-    x1, y1, x2, y2 = (table[side] for side in BOX)
-    dx, dy = ((side * margin).round().astype("int32") for side in (x2 - x1, y2 - y1))
-    return table.assign(x1=x1 - dx, y1=y1 - dy, x2=x2 + dx, y2=y2 + dy)
+        order = area.sort_values(ascending=False, kind="stable").index if objects == "largest" else good.index
+        later = good["path"][order].duplicated()  # of equal boxes the first is the largest
+        table = table.drop(index=later.index[later]).reset_index(drop=True)
+    if margin:
+        x1, y1, x2, y2 = (table[side] for side in BOX)
+        dx, dy = ((side * margin).round().astype("int32") for side in (x2 - x1, y2 - y1))
+        table = table.assign(x1=x1 - dx, y1=y1 - dy, x2=x2 + dx, y2=y2 + dy)
+    return table
 
 
 def with_covering_boxes(table: pd.DataFrame, boxes: np.ndarray) -> pd.DataFrame:
@@ -258,12 +253,9 @@ def with_covering_boxes(table: pd.DataFrame, boxes: np.ndarray) -> pd.DataFrame:
     good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     near = np.clip(np.nan_to_num(boxes), -FAR, FAR)
     whole = np.hstack([np.floor(near[:, :2]), np.ceil(near[:, 2:])]).astype(np.int32)
-    reasons = [f"empty box: x {x1:g} to {x2:g}, y {y1:g} to {y2:g}" for x1, y1, x2, y2 in boxes[~good]]
+    reasons = [f"no box: x {x1:g} to {x2:g}, y {y1:g} to {y2:g}" for x1, y1, x2, y2 in boxes[~good]]
     table = table.assign(**dict(zip(BOX, whole.T, strict=True)))
     return mark(table, ~good, pd.Series(reasons, table.index[~good], dtype="str"))
-
-
-TO_UTF8 = "save it as `CSV UTF-8` in a spreadsheet, or convert it with `iconv -f"
 
 
 def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -282,8 +274,9 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = 
 def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """Columns of a CSV, TSV or Parquet file, as text.
 
-    The index holds the line numbers. Blank lines are passed over; `problem` is set where the number of cells is wrong.
-    The delimiter is the one that finds the wanted columns in the first line, among comma, semicolon, tab and bar.
+    The index holds line numbers; a cell of several lines counts as one. Lines with nothing in these columns are passed
+    over; `problem` is set where the number of cells is wrong. The delimiter is the one that finds the wanted columns in
+    the first line, among comma, semicolon, tab and bar.
 
     Args:
         columns: Name in the returned table -> name in the file.
@@ -291,50 +284,51 @@ def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = 
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not in UTF-8, has bad quotes, or lacks a column.
+        ValueError: It is not in Unicode, has a quote that is not closed, or lacks a column.
     """
     if path.suffix.lower() == ".parquet":
-        from pyarrow.parquet import read_schema
-
-        places = _places(read_schema(path).names, columns, optional)
+        places = _places(pq.read_schema(path).names, columns, optional)
         table = pd.read_parquet(path, columns=[columns[key] for key in places], dtype_backend="pyarrow")
         return table.astype("str").fillna("").set_axis(list(places), axis=1).set_axis(range(1, len(table) + 1))
-    raw, text = _read_text(path)
-    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-    headers = {sep: [name.strip() for name in next(csv.reader([first], delimiter=sep), [])] for sep in ",;\t|"}
-    tabs = path.suffix.lower() in (".tsv", ".tab")
-    delimiter = "\t" if tabs else max(headers, key=lambda sep: len({*headers[sep]} & {*columns.values()}))
-    names = headers[delimiter]
-    places = _places(names, columns, optional)
-    with suppress(pd.errors.ParserError):
-        table = pd.read_csv(io.BytesIO(raw), engine="pyarrow", sep=delimiter, dtype=str, keep_default_na=False)
-        table = table.iloc[:, list(places.values())].set_axis(list(places), axis=1)
-        if len(table) == raw.rstrip().count(b"\n") and (table.iloc[:, 0] != "").all():
-            return table.set_axis(pd.RangeIndex(2, len(table) + 2))
-    # blank lines, cells of several lines, and malformed ones: slower
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        lines, rows = zip(*[(reader.line_num, cells) for cells in reader if any(cells)], strict=True)
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} is malformed, {error}: mend its quotes") from error
-    width = len(names)
-    counts = np.array([len(row) if len(row) < width or any(row[width:]) else width for row in rows[1:]], np.int64)
-    cells = [[row[place] if place < len(row) else "" for place in places.values()] for row in rows[1:]]
-    table = pd.DataFrame(cells, index=lines[1:], columns=list(places), dtype="str")
-    problem = [f"has {count} cells, the first line {width}: quote those with {delimiter!r}" for count in counts]
-    return mark(table, counts != width, pd.Series(problem, table.index, dtype="str"))
-
-
-def _read_text(path: Path) -> tuple[bytes, str]:
     raw = path.read_bytes()
-    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise ValueError(f"it is in UTF-16: {TO_UTF8} UTF-16 -t UTF-8`")
-    raw = raw.removeprefix(BOM_UTF8)
     try:
-        return raw, raw.decode("utf-8")
+        text = raw.decode("utf-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"it is not in UTF-8, see line {line}: {TO_UTF8} WINDOWS-1252 -t UTF-8`") from error
+        line, advice = raw.count(b"\n", 0, error.start) + 1, "save it as `CSV UTF-8`, or use `iconv -f WINDOWS-1252`"
+        raise ValueError(f"line {line} is not in UTF-8: {advice}") from error
+    lines = enumerate(io.StringIO(text[: 1 << 20], newline=None), 1)
+    start, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    separators = "\t" if path.suffix.lower() in (".tsv", ".tab") else ",;\t|"
+    headers = {sep: [name.strip() for name in next(csv.reader([first], delimiter=sep), [])] for sep in separators}
+    delimiter, names = max(headers.items(), key=lambda item: len({*item[1]} & {*columns.values()}))
+    places = _places(names, columns, optional)
+    odd: dict[int, list[str]] = {}  # lines with another number of cells
+
+    def keep(row: pc.InvalidRow) -> str:
+        odd[row.number] = next(csv.reader(io.StringIO(row.text, newline=""), delimiter=delimiter))
+        return "skip"
+
+    every = [str(place) for place in range(len(names))]
+    wanted = [str(place) for place in places.values()]
+    reading = pc.ReadOptions(column_names=every, skip_rows=start, use_threads=False)  # with threads, without row.number
+    parsing = pc.ParseOptions(delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False)
+    parsing.invalid_row_handler = keep
+    types = pc.ConvertOptions(column_types=dict.fromkeys(every, pa.large_string()), include_columns={*wanted})
+    table = pc.read_csv(io.BytesIO(f"{text}\n".encode()), reading, parsing, types).to_pandas()
+    table = table[wanted].set_axis([*places], axis=1)
+    count = len(table) + len(odd)
+    if text.count('"') % 2 and start + count <= text.count("\n"):
+        raise ValueError("a quote is not closed")
+    table.index = np.delete(np.arange(count), [line - start - 1 for line in odd]) + start + 1
+    if odd:
+        padded = [[*cells, *[""] * len(names)] for cells in odd.values()]
+        cut = {key: [cells[place] for cells in padded] for key, place in places.items()}
+        table = pd.concat([table, pd.DataFrame(cut, index=[*odd], dtype="str")]).sort_index()
+        odd = {line: cells for line, cells in odd.items() if len(cells) < len(names) or any(cells[len(names) :])}
+    if (blank := (table == "").all(axis=1)).any():
+        table = table[~blank]
+    counts = {line: f"has {len(cells)} cells, the first line {len(names)}" for line, cells in odd.items()}
+    return mark(table, table.index.isin([*odd]), pd.Series(counts, dtype="str"))
 
 
 def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:

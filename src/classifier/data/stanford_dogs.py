@@ -22,15 +22,14 @@ from classifier.errors import UserError
 from classifier.files import locked
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-# archive -> its SHA-256 and the entries in it
+# archive -> its SHA-256; each entry is in one of them
 ARCHIVES = {
-    "images.tar": ("a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58", ("Images",)),
-    "annotation.tar": ("662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd", ("Annotation",)),
-    "lists.tar": (
-        "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-        ("train_list.mat", "test_list.mat"),
-    ),
+    "images.tar": "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+    "annotation.tar": "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+    "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
 }
+ENTRIES = {"Images": "images.tar", "Annotation": "annotation.tar"}
+ENTRIES |= {"train_list.mat": "lists.tar", "test_list.mat": "lists.tar"}
 
 
 class StanfordDogsDataModule(AnnotationCropDataModule):
@@ -53,41 +52,34 @@ class StanfordDogsDataModule(AnnotationCropDataModule):
         objects: str = "largest",
         **settings: Any,
     ) -> None:
-        super().__init__(
-            root, images="Images", annotations="Annotation", class_from="folder", objects=objects, **settings
-        )
+        settings |= {"images": "Images", "annotations": "Annotation", "class_from": "folder", "objects": objects}
+        super().__init__(root, **settings)
         self.download = download
         self.url = url.rstrip("/")
-        self.sha256 = sha256 or {}
+        self.sha256 = {**ARCHIVES, **(sha256 or {})}
 
     def prepare_data(self) -> None:
         """Download and unpack what is missing; a second process waits for the first."""
-        entries = [(self.root / entry, archive) for archive, (_, names) in ARCHIVES.items() for entry in names]
-        if not self.download or all(entry.exists() for entry, _ in entries):
+        if not self.download or all((self.root / entry).exists() for entry in ENTRIES):
             return
         with locked(self.root / ".lock", "data.root"):
-            for entry, archive in entries:
-                if not entry.exists():
-                    sha256 = self.sha256.get(archive, ARCHIVES[archive][0])
-                    download(f"{self.url}/{archive}", self.root / archive, sha256)
-                    extract(self.root / archive, self.root, entry.name)
+            for entry, archive in ENTRIES.items():
+                if not (self.root / entry).exists():
+                    download(f"{self.url}/{archive}", self.root / archive, self.sha256[archive])
+                    extract(self.root / archive, self.root, entry)
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes with the official split and readable class names, in the folders' order."""
         parts = {f"Images/{path}": part for part in ("train", "test") for path in self._official_list(part)}
         table = super().list_samples()
         folders = pd.Categorical(table["label"], categories=order_classes(table["label"][usable(table)]))
-        table = table.assign(
-            label=folders.rename_categories(lambda folder: folder.partition("-")[2] or folder),
-            split=table["path"].map(parts).astype("str"),
-        )
+        labels = folders.rename_categories(lambda folder: folder.partition("-")[2] or folder)
+        table = table.assign(label=labels, split=table["path"].map(parts).astype("str"))
         return table[table["split"].notna() | ~usable(table)].reset_index(drop=True)
 
     def _official_list(self, part: str) -> list[str]:
         path = self.root / f"{part}_list.mat"
-        if not path.is_file():  # scipy gives an OSError of its own
-            raise UserError(f"{path} does not exist: use data.download=true, or data.root=... of the official layout")
         try:
             return [str(np.ravel(entry)[0]) for entry in np.ravel(loadmat(path)["file_list"])]
-        except Exception as error:  # scipy's reader raises many kinds on damaged files
-            raise UserError(f"cannot read the list {path} ({error}): remove it to download it again") from error
+        except Exception as error:  # scipy's reader raises many kinds on missing and damaged files
+            raise UserError(f"cannot read {path} ({error}): remove it, and use data.download=true") from error

@@ -63,11 +63,10 @@ class TableDataModule(ClassificationDataModule):
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
 
     def list_samples(self) -> pd.DataFrame:
-        """List the lines; those that cannot be used are problems that name their number.
+        """List the lines; those that cannot be used are problems that name their number. Repeated ones count once.
 
         Raises:
-            UserError: The table is missing or malformed, a path leads outside of the root, a part is unknown, or no
-                file exists.
+            UserError: The table is missing or malformed, or no file exists.
         """
         require_folder(self.root)
         file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
@@ -78,57 +77,38 @@ class TableDataModule(ClassificationDataModule):
             ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
             raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
-        lines = "line " + table.index.astype("str").to_series(table.index) + f" of {file.name}: "
         for key in ("path", "label"):
             table = samples.mark(table, table[key] == "", f"no {key}")
-        paths = table["path"]
+        given = table["path"]
         if self.extension:
-            paths = paths.mask(~paths.str.lower().str.endswith(EXTENSIONS), paths + self.extension)
-        clean = samples.inside(paths, self.images, self.root)
-        self._require(file, table, "path", clean, f"a path below data.root={self.root}")
-        table["path"] = clean.mask(table["path"] == "", file.name)
+            given = given.mask(~given.str.lower().str.endswith(EXTENSIONS), given + self.extension)
+        paths = samples.inside(given, self.images, self.root)
+        table = samples.mark(table, paths.isna(), given + f" is not below data.root={self.root}")
+        table["path"] = paths.mask((table["path"] == "") | paths.isna(), file.name)
         if "split" in table:
             parts = table["split"].str.lower().map(samples.PART_WORDS).astype("str")
-            self._require(file, table, "split", parts, f"{', '.join(samples.PART_WORDS)}: use data.split_column=null")
-            table["split"] = parts
+            known = f" is none of {', '.join(samples.PART_WORDS)}: mend it, or use data.split_column=null"
+            table = samples.mark(table, parts.isna(), "the part " + table["split"] + known).assign(split=parts)
         if "group" in table:
             table["group"] = table["group"].where(table["group"] != "")
         if "x1" in table:
-            table = self._with_boxes(table)
-        table = self._without_repeats(file, samples.mark_unusable(table, self.root))
-        if table.empty or samples.none_exists(table):
-            first = "".join(f", {self.root / path} first" for path in table["path"][:1])
-            ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
-            raise UserError(f"none of the {len(table)} files of {file} exists{first}: use other {ways}")
-        if "problem" in table:
-            table["problem"] = lines[table.index] + table["problem"]
-        return table.reset_index(drop=True)
-
-    def _require(self, file: Path, table: pd.DataFrame, key: str, found: pd.Series, what: str) -> None:
-        """Refuse the table where nothing was found for a usable line."""
-        for line in table.index[found.isna() & samples.usable(table)][:1]:
-            column = self.columns[key]
-            raise UserError(f"{file}, line {line}: {table[key][line]!r} in the column {column} is not {what}")
-
-    def _with_boxes(self, table: pd.DataFrame) -> pd.DataFrame:
-        try:  # ten times as fast
-            numbers = np.array(table[samples.BOX].astype(float))
-        except ValueError:
-            numbers = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
-        text = table["x1"] + ", " + table["y1"] + ", " + table["x2"] + ", " + table["y2"]
-        table = samples.mark(table, np.isnan(numbers).any(axis=1), "the box " + text + " is not of four numbers")
-        if self.box_format == "xywh":
-            numbers[:, 2:] += numbers[:, :2]
-        return samples.with_covering_boxes(table, numbers)
-
-    def _without_repeats(self, file: Path, table: pd.DataFrame) -> pd.DataFrame:
-        """Lines that repeat another one count once; those that contradict one another are problems."""
+            try:  # ten times as fast
+                boxes = np.array(table[samples.BOX].astype(float))
+            except ValueError:
+                boxes = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
+            if self.box_format == "xywh":
+                boxes[:, 2:] += boxes[:, :2]
+            table = samples.with_covering_boxes(table, boxes)
         place = ["path", *(side for side in samples.BOX if side in table)]
         good = table[samples.usable(table)]
-        repeated = good.index[good.duplicated([*place, "label"])]
+        repeated = good.index[good.duplicated([*place, "label", *({"split"} & {*table})])]
         if len(repeated):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
-        labels = good[good.duplicated(place, keep=False)].groupby("path")["label"].agg(" and ".join)
-        found = table["path"].map(labels).astype("str")
-        return samples.mark(table, found.notna(), "it is labelled " + found)
+        ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
+        table = samples.mark_unusable(table, self.root, file, ways)
+        differing = good.index[good.duplicated(place, keep=False)]
+        table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
+        if "problem" in table:
+            table["problem"] = "line " + table.index.astype("str") + f" of {file.name}: " + table["problem"]
+        return table.reset_index(drop=True)
