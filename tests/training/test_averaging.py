@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import functional
 
@@ -110,7 +110,7 @@ def test_checkpoint_is_the_same_at_each_moment(tmp_path: Path) -> None:
 
 def test_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
     def fit(folder: Path, ckpt_path: Path | None = None) -> Any:
-        keep = LastCheckpoint(dirpath=folder, filename="step={step}", every_n_train_steps=2)
+        keep = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
         trainer = runs.trainer(tmp_path, [WeightAverage(0.99), keep], max_epochs=3)
         trainer.fit(runs.make_classifier(), runs.loader(), runs.loader(), ckpt_path=ckpt_path, weights_only=True)
         return torch.load(folder / "step=9.ckpt")

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import timm
 import torch
 import torchvision
-from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +16,6 @@ from classifier.errors import UserError
 from classifier.models import ResNet9, SimpleCNN
 from classifier.training import ImageClassifier
 from classifier.training.finetune import FineTuning, head_parameters, stages_of
-from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
 # three stages and a head with dropout
@@ -93,7 +92,7 @@ def test_schedule(settings: dict[str, int], trained: list[int]) -> None:
 
 
 def test_resumed_run_has_the_bits_of_one_that_was_not_stopped(tmp_path: Path) -> None:
-    keep = LastCheckpoint(dirpath=tmp_path, filename="step={step}", every_n_train_steps=1)
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
 
     def last_step(checkpoint: Path | None) -> dict[str, torch.Tensor]:
         model = classifier(optimizer=runs.ADAMW, finetune={**GRADUAL, "layer_decay": 0.8})
