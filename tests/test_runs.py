@@ -168,7 +168,7 @@ def test_changes_of_the_code_are_kept(repository: Path, tmp_path: Path, monkeypa
     assert names[0] == names[1], "starts of the same code share a file"
     text = (tmp_path / "run" / names[0]).read_text()
     assert "-width = 8\n+width = 16" in text
-    assert "new.yaml" in text
+    assert "new.yaml\ndepth: 3" in text
     assert "photo" not in text
     (tmp_path / "plain").mkdir()
     monkeypatch.setattr(runs, "PACKAGE", tmp_path / "plain")

@@ -267,8 +267,9 @@ def _git(run_dir: Path) -> dict[str, Any] | None:
     revision = _ask_git("rev-parse", "HEAD")
     if revision is None:
         return None
-    new = _ask_git("ls-files", "--others", "--exclude-standard", ":/*.py", ":/*.yaml") or b""
-    diff = (_ask_git("diff", "HEAD") or b"") + b"".join(b"new file: %s\n" % path for path in new.splitlines())
+    new = (_ask_git("ls-files", "-z", "--others", "--exclude-standard", ":/*.py", ":/*.yaml") or b"").split(b"\0")
+    texts = [b"new file: %s\n%s\n" % (path, (PACKAGE / os.fsdecode(path)).read_bytes()) for path in new if path]
+    diff = b"".join([_ask_git("diff", "HEAD") or b"", *texts])
     # starts from the same code share one
     name = f"git_{hashlib.sha256(diff).hexdigest()[:8]}.diff" if diff else None
     if name is not None:

@@ -15,8 +15,10 @@ CNN: dict[str, Any] = {"_target_": "classifier.models.SimpleCNN", "widths": [4, 
 ADAMW: dict[str, Any] = {"_target_": "torch.optim.AdamW", "lr": 0.01}
 
 
-def make_classifier(num_classes: int = 3, size: int = 8, channels: int = 1, **settings: Any) -> ImageClassifier:
-    torch.manual_seed(0)
+def make_classifier(
+    num_classes: int = 3, size: int = 8, channels: int = 1, weight_seed: int = 0, **settings: Any
+) -> ImageClassifier:
+    torch.manual_seed(weight_seed)
     classes = [f"class {number}" for number in range(num_classes)]
     preprocessing = {"image_size": [size, size], "channels": channels}
     given: dict[str, Any] = {"model": CNN, "classes": classes, "preprocessing": preprocessing, "optimizer": ADAMW}

@@ -77,7 +77,7 @@ def broken_files(root: Path) -> None:
     [
         (shutil.rmtree, ["photos", "data.root="]),
         (remove_images, ["photos", "data.root="]),
-        (flatten, ["60", "data.root="]),
+        (flatten, ["photos", "data.root="]),
         (one_class, ["'blue'", "data.root="]),
         (unknown_class, ["photos/val", "'crimson'", "blue, green, red"]),
         (lambda root: (root / "purple").mkdir(), ["photos/purple"]),

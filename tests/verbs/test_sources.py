@@ -62,7 +62,7 @@ def test_a_source_is_trained_and_evaluated(source: str, tmp_path: Path) -> None:
         (("data=coco", "data.root=.", "data.annotations=a b.json"), "a b.json"),
         (("data=arrays", "data.root=x.npz"), "x.npz"),
         (("data=torchvision", "data.name=MNIST"), "data.download=true"),
-        (("data=torchvision", "data.name=MNIST", "data.options={trian: true}"), "train"),
+        (("data=torchvision", "data.name=MNIST", "data.options={trian: true}"), "trian"),
     ],
 )
 def test_what_is_missing_is_named(typed: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import wrap_file
 
 from classifier.errors import UserError
@@ -28,7 +29,7 @@ def download(url: str, target: Path, sha256: str) -> None:
         with replacing(target) as scratch:
             with urllib.request.urlopen(url, timeout=60) as response, scratch.open("wb") as file:
                 total = int(response.headers.get("Content-Length") or 0)
-                with wrap_file(response, total, description=target.name) as body:
+                with wrap_file(response, total, description=target.name, console=Console(stderr=True)) as body:
                     shutil.copyfileobj(body, file, 1 << 20)
             with scratch.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

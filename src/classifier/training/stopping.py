@@ -100,6 +100,7 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_train_steps: Optimiser steps; None for none.
         every_n_minutes: Minutes, fractions too; None for none.
+        filename: `step={step}` keeps every one.
 
     Raises:
         UserError: A number is out of its range.
@@ -111,13 +112,14 @@ class LastCheckpoint(Checkpoint):
         dirpath: str | Path,
         every_n_train_steps: int | None = None,
         every_n_minutes: float | None = None,
+        filename: str = "last",
     ) -> None:
         if every_n_train_steps is not None:
             require_whole("callbacks.last.every_n_train_steps", every_n_train_steps, 1, otherwise=", or null")
         if every_n_minutes is not None:
             require_number("callbacks.last.every_n_minutes", every_n_minutes, above=0)
         self.every_n_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
-        self.path = Path(dirpath, "last.ckpt")
+        self.path = str(Path(dirpath, f"{filename}.ckpt"))
         self.signals = StopSignals()
         self._stopped_by, self._saved_at, self._step = 0, 0.0, 0
         self._stepped = False  # whether the last batch ended with a step
@@ -153,7 +155,7 @@ class LastCheckpoint(Checkpoint):
         nothing_has_begun = batches.ready == batches.completed == position.get("batches", batches.completed)
         if isinstance(exception, Exception) and self._between and nothing_has_begun and trainer.world_size == 1:
             with suppress(UserError):  # a full disk, say; the exception itself is what to report
-                trainer.save_checkpoint(self.path)
+                trainer.save_checkpoint(self.path.format(step=trainer.global_step))
 
     def _leave(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """End a run that received a signal, now that Lightning has logged what belongs to the checkpoint."""
@@ -169,7 +171,7 @@ class LastCheckpoint(Checkpoint):
         self._stopped_by, due = self.signals.agreed(due or late)
         if (due or self._stopped_by) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._saved_at = now
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path.format(step=trainer.global_step))
 
 
 class RunEarlyStopping(EarlyStopping):

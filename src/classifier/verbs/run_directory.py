@@ -26,7 +26,8 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
     Args:
         kept_for: The file that shows that it did.
     """
-    given = config.run_dir is not None
+    given, parent = config.run_dir is not None, Path(config.log_dir, config.name)
+    made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     if given:
         run_dir = Path(config.run_dir)
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -34,7 +35,7 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
             raise UserError(f"{started} and -m: leave out {started}, as each job then starts its own processes")
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     else:
-        run_dir = _agree_on(Path(config.log_dir, config.name), config.trainer.num_nodes)
+        run_dir = _agree_on(parent, config.trainer.num_nodes)
     # of several processes, all look before the first one writes it: that is when all have joined
     if config.resume is None and (run_dir / "config.yaml").exists():
         raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
@@ -45,8 +46,9 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
     finally:
         if on_main_process() and not given and not (run_dir / kept_for).exists():
             shutil.rmtree(run_dir, ignore_errors=True)
-            with suppress(OSError):
-                os.removedirs(run_dir.parent)  # with those above it that are empty then
+            for folder in made_here:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def _started_beside_others() -> str | None:

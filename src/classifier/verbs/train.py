@@ -131,7 +131,7 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     )
     for size in {model.preprocessing.image_size, *datamodule.augmentation.sizes.values()}:
         require_image_size(
-            model.network, model.preprocessing.channels, size, "change data.image_size or data.train_size"
+            model.network, model.preprocessing.channels, size, "use another data.image_size, or data.train_size=null"
         )
     monitor, mode, limit = settings["monitor"], settings["mode"], settings["trainer"]["limit_val_batches"]
     require_choice("monitor", monitor, model.task.metric_names)
