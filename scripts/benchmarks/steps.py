@@ -108,10 +108,7 @@ def take_turns(case: Case, *, steps: int, turns: int, epoch: int) -> Turns:
         # drawn, but not over the results
         settings["callbacks"]["progress_bar"]["console_kwargs"] = {"force_terminal": True, "file": nowhere}
         settings["callbacks"]["early_stopping"]["patience"] = 1_000_000
-        settings["trainer"] |= {
-            "max_epochs": 1 + (turns + WARM_UP) * steps // epoch,
-            "enable_model_summary": False,
-        }
+        settings["trainer"] |= {"max_epochs": 1 + (turns + WARM_UP) * steps // epoch, "enable_model_summary": False}
         model = ImageClassifier(
             model=settings["model"],
             classes=[f"class {number}" for number in range(CLASSES)],

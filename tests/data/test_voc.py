@@ -220,10 +220,7 @@ def test_image_sets(tmp_path: Path, lists: dict[str, str], parts: dict[str, str]
 
 @pytest.mark.parametrize(
     ("lists", "message"),
-    [
-        ({}, r"data\.image_sets=null"),
-        ({"train": "1\n2\n", "test": "2\n"}, "2 for train and for test"),
-    ],
+    [({}, r"data\.image_sets=null"), ({"train": "1\n2\n", "test": "2\n"}, "2 for train and for test")],
 )
 def test_image_sets_that_cannot_be_used(tmp_path: Path, lists: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -87,12 +87,7 @@ def test_own_loss_trains_and_its_checkpoint_opens_without_it(tmp_path: Any) -> N
     assert isinstance(opened.task.loss, CrossEntropy)
 
 
-@pytest.mark.parametrize(
-    ("target", "mix", "advice"),
-    [
-        ("torch.nn.NLLLoss", {"mixup": 0.2}, "mix.mixup=0"),
-    ],
-)
+@pytest.mark.parametrize(("target", "mix", "advice"), [("torch.nn.NLLLoss", {"mixup": 0.2}, "mix.mixup=0")])
 def test_a_loss_that_does_not_fit_is_refused(target: str, mix: dict[str, float], advice: str) -> None:
     with pytest.raises(UserError) as refusal:
         runs.make_classifier(loss={"_target_": target}, mix=mix)

@@ -10,10 +10,7 @@ from classifier.training.averaging import TRAINING_WEIGHTS
 from tests.verbs.command import BARE, metrics, numbers, refuse, rows, runs, succeed
 
 # a checkpoint every 3 steps, kept by name, so that each can be resumed from
-EVERY_THREE = (
-    "callbacks.last.every_n_train_steps=3",
-    '+callbacks.last.filename="step={step}"',
-)
+EVERY_THREE = ("callbacks.last.every_n_train_steps=3", '+callbacks.last.filename="step={step}"')
 RUN = (*BARE, "trainer.max_epochs=2", "augment=standard")
 
 

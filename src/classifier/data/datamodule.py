@@ -153,10 +153,6 @@ class ClassificationDataModule(pl.LightningDataModule):
         return tuple(self.samples["label"].cat.categories)
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
     def parts(self) -> list[str]:
         """The parts that have samples."""
         return [part for part in SPLITS if (self.samples["split"] == part).any()]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,8 @@ Key = tuple[int, int, int]
 """Epoch, position in `rows`, and how many times the epoch has drawn that position before."""
 
 
-class Item(TypedDict):
-    """An image, uint8 (C, H, W), the number of its class, and its row in the table of samples."""
-
-    image: torch.Tensor
-    label: int
-    index: int
-
+Item = dict[str, Any]
+"""`image` uint8 (C, H, W), `label`, the number of its class, and `index`, its row in the table of samples."""
 
 Batch = dict[str, torch.Tensor]
 """`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the table of samples."""

@@ -67,12 +67,10 @@ class Throughput(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.seconds > 0:
             # not `pl_module.log`: what is logged there is kept in checkpoints, and should not depend on the clock
-            rate = {
-                "train/images_per_second": trainer.world_size * self.images / self.seconds,
-                "train/data_wait": self.waited / self.seconds,
-            }
+            images = trainer.world_size * self.images / self.seconds
+            shown = {"train/images_per_second": images, "train/data_wait": self.waited / self.seconds}
             for logger in trainer.loggers:
-                logger.log_metrics({**rate, "epoch": trainer.current_epoch}, step=trainer.global_step)
+                logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
 class RunProgressBar(RichProgressBar):

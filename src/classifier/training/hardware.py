@@ -10,14 +10,7 @@ from torch import nn
 
 from classifier.errors import UserError, require_choice
 
-MODES = (
-    "True",
-    "False",
-    "default",
-    "reduce-overhead",
-    "max-autotune",
-    "max-autotune-no-cudagraphs",
-)  # of torch
+MODES = ("True", "False", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch
 OTHER_SIGNS = ("MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")  # that Lightning misses
 
 

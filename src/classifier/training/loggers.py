@@ -77,14 +77,9 @@ class EpochCSVLogger(EpochLogger):
 
 
 # name -> how it is shown; what an epoch does not have is left out
-SHOWN = {
-    "train/loss": "train loss {:.4f}",
-    "train/acc": "acc {:.4f}",
-    "val/loss": "val loss {:.4f}",
-    "val/acc": "acc {:.4f}",
-    "train/images_per_second": "{:,.0f} images/s",
-    "train/data_wait": "{:.0%} of the time waiting for data",
-}
+SHOWN = {"train/loss": "train loss {:.4f}", "train/acc": "acc {:.4f}", "val/loss": "val loss {:.4f}",
+         "val/acc": "acc {:.4f}", "train/images_per_second": "{:,.0f} images/s",
+         "train/data_wait": "{:.0%} of the time waiting for data"}  # fmt: skip
 
 
 class ConsoleLogger(EpochLogger):

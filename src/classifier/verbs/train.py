@@ -125,7 +125,7 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
         model=settings["model"] if new else without_weights(settings["model"]),
         classes=list(datamodule.classes),
         preprocessing=datamodule.preprocessing.to_dict(),
-        class_counts=np.bincount(labels, minlength=datamodule.num_classes).tolist(),
+        class_counts=np.bincount(labels, minlength=len(datamodule.classes)).tolist(),
         trusted=True,
         **{key: settings[key] for key in ("optimizer", "scheduler", "finetune", "loss", "mix", "seed")},
     )
@@ -185,7 +185,7 @@ def _results(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings
 
 def _log_run(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings: dict[str, Any]) -> None:
     parts = ", ".join(f"{len(datamodule.rows(part))} {part}" for part in datamodule.parts)
-    log.info("%s: %s images of %d classes", datamodule.root, parts, datamodule.num_classes)
+    log.info("%s: %s images of %d classes", datamodule.root, parts, len(datamodule.classes))
     model, device = settings["model"]["_target_"].rpartition(".")[2], trainer.strategy.root_device.type
     log.info("%s on %s x %d, precision %s", model, device, trainer.world_size, trainer.precision)
     # what runs are compared by; TensorBoard's table is hard to read with more
