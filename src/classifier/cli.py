@@ -126,11 +126,11 @@ def begin_or_resume(verb: str) -> str | None:
     return "resume"
 
 
-def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]]) -> Callable[[str], str]:
+def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]] = lambda path: {}) -> Callable[[str], str]:
     """Prepare a verb that needs a checkpoint: find its file, and offer what it holds for the command line to change.
 
     Args:
-        values_of: A checkpoint -> group -> what to offer as the option `checkpoint` of this group.
+        values_of: A checkpoint -> group -> what to offer as the option `checkpoint` of this group; by default nothing.
     """
 
     def prepare(verb: str) -> str:
