@@ -1,4 +1,6 @@
+import gc
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,19 @@ def test_a_data_set_of_ones_own(tmp_path: Path, num_workers: int) -> None:
     copy = pickle.loads(pickle.dumps(module))  # as a spawned process gets it
     assert copy.read_images(np.array([6]))[0].tolist() == [[6] * 8] * 8
     assert not hasattr(copy, "samples")
+
+
+def test_a_loader_is_freed_at_once(folder: Path) -> None:
+    """Else the garbage collector meets it late, its queues already gone, and waits for each reading process."""
+    module = ImageFolderDataModule(folder, image_size=8, batch_size=8, num_workers=2)
+    module.setup()
+    gc.collect()
+    gc.disable()
+    try:
+        loader = module.train_dataloader()
+        next(iter(loader))
+        freed = weakref.ref(loader)
+        del module, loader
+        assert freed() is None
+    finally:
+        gc.enable()

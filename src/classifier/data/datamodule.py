@@ -1,5 +1,6 @@
 """A table of samples -> batches: what all data modules share."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,8 +181,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         if "samples" in vars(self):
             return
         table = self.read()
-        images = loader.Images.of(table, self.root, self.read_images)
-        table = check_images(table, images, self.check, self.cache_dir, self.margin)
+        # by a copy without loaders: one that held itself would be freed late, and its reading processes with it
+        reader = copy.copy(self).read_images
+        table = check_images(table, loader.Images.of(table, self.root, reader), self.check, self.cache_dir, self.margin)
         good = usable(table)
         skipped = table.reindex(columns=["path", "problem"])[~good].drop_duplicates(ignore_index=True)
         if len(skipped) and self.on_error == "raise":
@@ -194,7 +196,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             found = f"{len(samples)} usable samples of the classes {classes[:5]}"
             raise UserError(f"{self.root} has {found}, too few to train: name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
-        self._images = loader.Images.of(self.samples, self.root, self.read_images)
+        self._images = loader.Images.of(self.samples, self.root, reader)
         counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
         names = counts.index[counts == 0].tolist()
         if self.given_classes is None and len(names) < len(counts) and names:
