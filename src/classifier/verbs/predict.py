@@ -126,7 +126,7 @@ def predict(config: DictConfig) -> Path:
     paths = find_images(str(settings["inputs"]))
     model, _, trainer, collector = open_checkpoint(settings)
     files = FileList(paths, model.preprocessing)
-    loader = DataLoader(files, size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
+    loader = DataLoader(files, batch_size=size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
     output = Path(settings["output"])
     require_writable(output)
     with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
