@@ -291,7 +291,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             dataset = loader.ImageDataset(images, rows, stored_pixels)
         sampler = loader.ShardSampler(len(rows), rank=rank, world_size=world_size)
         settings = {"collate_fn": loader.collate, **self._loader_settings(dataset)}
-        return DataLoader(dataset, self.batch_size, sampler=sampler, **settings)
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, **settings)
 
     @property
     def _caches(self) -> bool:
