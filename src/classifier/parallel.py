@@ -14,8 +14,6 @@ from classifier.errors import require_whole
 T = TypeVar("T")
 R = TypeVar("R")
 
-AHEAD = 4  # items for each worker that wait for it, so that a million are not held at once
-
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """`function(item)` for each item, in their order; after the first error no further item is begun.
@@ -27,7 +25,7 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], workers: int) -
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) > AHEAD * workers:
+                if len(pending) > 4 * workers:  # a million are not to be held at once
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

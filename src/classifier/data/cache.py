@@ -21,8 +21,6 @@ from classifier.parallel import parallel_map, tracked, worker_count
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"pixels 2"  # another number where the layout or the decoding changes
-
 
 class PixelStore:
     """Images of different sizes in a folder, which are mapped and not loaded.
@@ -70,7 +68,7 @@ def cached(
     """
     require_outside(folder, images.root, "data.cache_dir")  # a data set may take a folder for a class
     how = f"{short_side} {preprocessing.interpolation} {preprocessing.channels}" if short_side else str(preprocessing)
-    digest = hashlib.sha256(FORMAT + how.encode())
+    digest = hashlib.sha256(b"pixels 2" + how.encode())  # another number where layout or decoding changes
     for row in rows.tolist():
         name = str(images.paths[row])
         digest.update(repr((name, *stamp(f"{images.root}/{name}"), images.box(row))).encode())

@@ -176,7 +176,6 @@ def _header(picture: Picture) -> tuple[int, int, int]:
 
 
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
-PADDING = 128  # what `pad` frames an image with
 
 
 def decode(
@@ -231,7 +230,7 @@ def decode(
         pixels = image.read((x1, y1, x2, y2), shrink, channels)
         result = resize(pixels, (left, top, right, bottom), wanted, interpolation, exact)
         if wanted != size:
-            framed = torch.full((channels, *size), PADDING, dtype=torch.uint8)
+            framed = torch.full((channels, *size), 128, dtype=torch.uint8)  # grey
             framed[:, rows, columns] = result
             result = framed
         if flips := [axis for axis, turns in ((1, FLIPPED_Y), (2, FLIPPED_X)) if image.orientation in turns]:

@@ -272,15 +272,12 @@ class ResumableLoader(DataLoader[Item]):
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
 
 
-LAST_SECONDS = 30  # of a reading process, after SIGTERM
-
-
 def outlive_signals(worker: int) -> None:
     """Keep a reading process alive where Ctrl-C or SIGTERM is sent to all: the main one may need more batches to stop
     where it can be resumed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # SIGTERM may also come from the main process, which has given up waiting for this one to end
-    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(LAST_SECONDS))
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(30))
     # not killed by the alarm: torch would report that in whatever the main process does by then
     signal.signal(signal.SIGALRM, lambda signum, frame: os._exit(0))

@@ -32,13 +32,13 @@ class Normalize(nn.Module):
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
-LOADING = {"pretrained": False, "weights": None, "checkpoint_path": None}
 _registered: set[str] = set()
 
 
 def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
     """A network's config that loads nothing: a checkpoint brings its own weights, and opening one needs no hub."""
-    return {**model, **{key: value for key, value in LOADING.items() if key in model}}
+    loading = {"pretrained": False, "weights": None, "checkpoint_path": None}
+    return {**model, **{key: value for key, value in loading.items() if key in model}}
 
 
 def register_network(target: str) -> None:

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 LIST = "split.csv"
 FORMATS = {"jpg": "JPEG", "png": "PNG"}
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 LONGEST = 200  # bytes, of the 255 that most file systems take: numbers and suffixes are added
 
 
@@ -100,7 +99,7 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
 
 def safe_name(name: str) -> str:
     """`name` with what some file system refuses replaced by `_`, never hidden, never empty."""
-    name = re.sub(r"\.$|^\.", "_", FORBIDDEN.sub("_", name).strip())
+    name = re.sub(r"\.$|^\.", "_", re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).strip())
     return name.encode()[:LONGEST].decode("utf-8", "ignore").strip() or "_"  # not through the middle of a character
 
 

@@ -28,9 +28,7 @@ MOST = 500  # pictures of one figure, which then takes 8 s to draw
 CELL = 1.6  # inches of a picture's side; other positions and sizes in the figure are in cells
 DPI = 100
 GAP, LABEL, HEAD, MARGIN = 0.05, 0.3, 0.25, 0.15
-SHAPE = 1.4  # width / height to aim for
 LETTERS = 12  # as many fit into a cell's width in any script
-PIXELS = 320  # longest side that an original is read with
 
 
 def preview(config: DictConfig) -> Path:
@@ -89,7 +87,7 @@ def _samples(datamodule: ClassificationDataModule, rows: np.ndarray, draws: int)
     for position, row in enumerate(rows.tolist()):
         picture, box = datamodule.image(row), datamodule.box(row)
         width, height = upright_size(picture)
-        scale = min(1.0, PIXELS / max(width, height))
+        scale = min(1.0, 320 / max(width, height))  # pixels of the longer side
         shown_box = None if box is None else [edge * scale for edge in upright_box(picture, box)]
         size = max(1, round(height * scale)), max(1, round(width * scale))
         tensors = [decode(picture, None, everything, size), datamodule.preprocessing(picture, box)]
@@ -106,7 +104,7 @@ def draw(headings: Sequence[str], samples: Iterable[Sample], count: int) -> Figu
         headings: Of the columns; as many as each sample has pictures.
     """
     block_width, row_height = len(headings) * (1 + GAP) - GAP, LABEL + 1 + GAP
-    in_block = max(1, round(math.sqrt(count * (block_width + 2 * MARGIN) / row_height / SHAPE)))
+    in_block = max(1, round(math.sqrt(count * (block_width + 2 * MARGIN) / row_height / 1.4)))  # a page in that shape
     width = math.ceil(count / in_block) * (block_width + 2 * MARGIN)
     height = HEAD + min(count, in_block) * row_height + MARGIN
     figure = Figure(figsize=(width * CELL, height * CELL), dpi=DPI)

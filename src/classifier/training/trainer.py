@@ -35,8 +35,6 @@ NOISE = (  # seen in ordinary runs, where each is meant to be so
     "Grad strides do not match bucket view strides",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-MIN_PARAMETERS = 1_000_000  # of a block that is gathered on its own
 
 
 class NoProfiler(PassThroughProfiler):
@@ -178,7 +176,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     if isinstance(network, FSDPModule):
         return
     modules = list(network.modules())
-    if any(isinstance(module, BATCH_NORMS) for module in modules):
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    if any(isinstance(module, kinds) for module in modules):
         name = type(network).__name__
         raise UserError(f"trainer.strategy={SHARDED} is for networks without BatchNorm, as {name} has: use trainer=ddp")
     blocks = [
@@ -186,6 +185,6 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     ]
     for block in reversed(blocks):  # the innermost first: what is divided then does not count in those around it
         left = sum(value.numel() for value in block.parameters() if not isinstance(value, DTensor))
-        if left >= MIN_PARAMETERS and not isinstance(block, nn.ModuleList):
+        if left >= 1_000_000 and not isinstance(block, nn.ModuleList):
             fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
