@@ -38,7 +38,8 @@ def measure(count: int, console: Console) -> dict[str, float]:
 def _in_a_process(count: int) -> int:
     """A fresh program each, so that one measure does not see what another left behind."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", str(count)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    here = Path(__file__).parents[1]  # from where the package can be imported
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout)
 
 
 def _proportional_bytes(count: int) -> int:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rich
+
 REPOSITORY = Path(__file__).parents[2]
 
 QUICK = (
@@ -59,6 +61,7 @@ def run(verb: str, *arguments: str, cwd: Path, folder: str = "src", root: Path =
 def _execute(script: Path, arguments: tuple[str, ...], cwd: Path) -> None:
     sys.argv[:] = [str(script), *arguments]
     os.chdir(cwd)
+    rich.reconfigure()  # the console of a process before this one may write to a file that is closed
     runpy.run_path(str(script), run_name="__main__")
 
 

@@ -99,7 +99,8 @@ def test_ten_times(signum: signal.Signals, workers: int, whole: Path, folder: Pa
         process.send_signal(signum)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else PREEMPTED), output
-        assert "Traceback" not in output
+        # the reading processes of a killed one may lose a connection, and say so
+        assert signum == signal.SIGKILL or "Traceback" not in output
         assert_all_open(run_dir)
     succeed("train", *command, cwd=tmp_path)
     assert not scratch.exists()

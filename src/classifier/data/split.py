@@ -78,9 +78,9 @@ class Splitting:
             part = "val" if prescribed else "test"
             hold_out(part, parts != "test", folds=True)
             prescribed.add(part)
-        elif not prescribed:
+        elif not prescribed and self.test_fraction > 0:
             hold_out("test", parts == "")
-        if "val" not in prescribed:
+        if "val" not in prescribed and self.val_fraction > 0:
             hold_out("val", parts == ("train" if "train" in prescribed else ""))
         parts[parts == ""] = "train"
         return self.limited(table, pd.Series(parts, dtype="str"))
@@ -114,7 +114,7 @@ class Splitting:
         fraction, seed = (self.test_fraction if test else self.val_fraction), self.split_seed + (not test)
         units, labels = members["unit"].to_numpy(), members["label"].to_numpy()
         count = len(np.unique(units))
-        if fraction <= 0 or count == 0 or (count == 1 and not whole):
+        if count == 0 or (count == 1 and not whole):
             return units[:0]
         if whole:
             return np.asarray(units[_stratified(labels, fraction, seed)])

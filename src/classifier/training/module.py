@@ -103,9 +103,9 @@ class ImageClassifier(pl.LightningModule):
         return model
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path) -> Self:  # type: ignore[override]
-        """As `from_checkpoint`, from a file. Nothing in it is executed."""
-        return cls.from_checkpoint(torch.load(checkpoint_path, map_location="cpu", weights_only=True))
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu") -> Self:  # type: ignore[override]
+        """As `from_checkpoint`, from a file, on the device `map_location`. Nothing in it is executed."""
+        return cls.from_checkpoint(torch.load(checkpoint_path, map_location="cpu", weights_only=True)).to(map_location)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
