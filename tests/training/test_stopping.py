@@ -12,7 +12,7 @@ import torch
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from classifier.errors import UserError
-from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm, validation_follows
+from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
 
 DATA_SETTINGS: dict[str, Any] = {"image_size": 8, "channels": 1, "num_workers": 0, "batch_size": 8,
@@ -212,36 +212,6 @@ def test_when_the_last_is_written(when: Any, settings: Any, expected: list[int],
 def test_wrong_rhythm_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"callbacks.last.{key}={value} "):
         LastCheckpoint(dirpath=tmp_path, **{key: value})
-
-
-@pytest.mark.parametrize(
-    ("settings", "validations"),
-    [
-        ({}, 2),
-        ({"val_check_interval": 2}, 4),
-        ({"check_val_every_n_epoch": 2}, 1),
-        ({"check_val_every_n_epoch": None, "val_check_interval": 3}, 3),
-        ({"limit_val_batches": 0}, 0),
-        ({"accumulate_grad_batches": 4, "val_check_interval": 1}, 10),
-    ],
-)
-def test_a_validation_is_foretold(settings: dict[str, Any], validations: int, tmp_path: Path) -> None:
-    """It asks Lightning by private names: this fails when their meaning changes."""
-    foretold: list[bool] = []
-    followed: list[bool] = []
-
-    def ask(trainer: pl.Trainer, *_: Any) -> None:
-        foretold.append(validation_follows(trainer))
-        followed.append(False)
-
-    def note(*_: Any) -> None:
-        followed[-1] = True
-
-    notes = pl.callbacks.LambdaCallback(on_train_batch_end=ask, on_validation_start=note)
-    trainer = runs.trainer(tmp_path, [notes], max_epochs=2, **settings)
-    trainer.fit(runs.make_classifier(), runs.loader(count=20), runs.loader())
-    assert foretold == followed
-    assert sum(followed) == validations
 
 
 class Score(pl.Callback):

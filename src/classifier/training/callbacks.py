@@ -5,10 +5,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier.evaluation.figures import confusion_figure, image_grid
+from classifier.training.lightning_private import ProgressBarFromOne
 from classifier.training.module import Batch
 
 
@@ -73,10 +73,10 @@ class Throughput(pl.Callback):
                 logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
-class RunProgressBar(RichProgressBar):
+class RunProgressBar(ProgressBarFromOne):
     """Lightning's RichProgressBar with the loss of the last logged step, updated no more often than it is drawn.
 
-    (Lightning's own fetches every metric from the device at each step, and counts epochs from 0.)
+    (Lightning's own fetches every metric from the device at each step.)
     """
 
     due = 0.0
@@ -88,9 +88,6 @@ class RunProgressBar(RichProgressBar):
         if now >= self.due or batch_idx + 1 == self.total_train_batches:
             self.due = now + 1 / self.refresh_rate
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def _get_train_description(self, current_epoch: int) -> str:  # there is no public name for it
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

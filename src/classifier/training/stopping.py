@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.trainer.states import TrainerFn
 
 from classifier.errors import UserError, require_number, require_whole
+from classifier.training.lightning_private import validation_follows
 from classifier.training.loggers import EpochCSVLogger
 
 log = logging.getLogger(__name__)
@@ -40,16 +41,6 @@ def ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def validation_follows(trainer: pl.Trainer) -> bool:
-    """Whether Lightning validates right after the current training batch; to be asked in `on_train_batch_end`.
-
-    (By private names, as no public one tells. It depends on val_check_interval, limits, early stopping and more.)
-    """
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 class StopSignals:

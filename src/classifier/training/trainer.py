@@ -13,7 +13,7 @@ from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
+from pytorch_lightning.strategies import StrategyRegistry
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -23,6 +23,7 @@ from classifier.errors import UserError, require_number, require_whole
 from classifier.instantiate import build
 from classifier.runs import SHARDED
 from classifier.training.checkpoints import AtomicCheckpointIO
+from classifier.training.lightning_private import DataParallelStrategy
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def with_usable_precision(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(DataParallelStrategy):
     """Divides weights, gradients and optimiser state among the processes, for networks too large for one GPU.
 
     By torch's FSDP2; checkpoints are whole files, as those of one process. (Lightning's own FSDPStrategy is that of the
@@ -151,10 +152,6 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **settings)
-
-    def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes  # not known in `__init__`
-        super().setup_environment()
 
     def shard(self, network: nn.Module) -> None:
         """Divide the network that is to be trained or used."""

@@ -31,7 +31,7 @@ from classifier.verbs import predict
 log = logging.getLogger(__name__)
 
 
-def stored_values(checkpoint: Path) -> dict[str, Any]:
+def stored_values(path: Path) -> dict[str, Any]:
     """What eval.yaml takes over from a checkpoint: which data, and how its images were read.
 
     The file may come from a stranger. So these are plain values, and nothing else of its config is looked at: where to
@@ -40,12 +40,14 @@ def stored_values(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: The checkpoint cannot be used, or names a data module that is not in configs/data.
     """
-    values, opened = predict.stored_values(checkpoint), read_checkpoint(checkpoint)
+    checkpoint = read_checkpoint(path)
+    values = predict.stored_values(path, checkpoint)
     try:
-        stored, target = dict(opened[RUN_KEY]["config"]["data"]), str(opened[RUN_KEY]["config"]["data"]["_target_"])
-        reading = Preprocessing.from_dict(opened["hyper_parameters"]["preprocessing"]).to_dict()
+        stored = dict(checkpoint[RUN_KEY]["config"]["data"])
+        target = str(stored["_target_"])
+        reading = Preprocessing.from_dict(checkpoint["hyper_parameters"]["preprocessing"]).to_dict()
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"ckpt_path={checkpoint} does not say how its images were read ({error!r})") from error
+        raise UserError(f"ckpt_path={path} does not say how its images were read ({error!r})") from error
     known = target in known_targets("data")
     if not known and argument("data") is None:
         raise UserError(f"data._target_={target} is in no configs/data/NAME.yaml: add one, or type data=NAME")

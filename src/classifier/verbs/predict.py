@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -75,18 +75,22 @@ def find_images(inputs: str) -> list[Path]:
     return paths
 
 
-def stored_values(checkpoint: Path) -> dict[str, Any]:
+def stored_values(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What predict.yaml takes over from a checkpoint: the precision of its training.
+
+    Args:
+        checkpoint: What the file holds, if it has been read already.
 
     Raises:
         UserError: The checkpoint cannot be used.
     """
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     try:
-        precision = str(read_checkpoint(checkpoint)[RUN_KEY]["config"]["trainer"]["precision"])
+        precision = str(checkpoint[RUN_KEY]["config"]["trainer"]["precision"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"ckpt_path={checkpoint} does not say how it was trained ({error!r})") from error
+        raise UserError(f"ckpt_path={path} does not say how it was trained ({error!r})") from error
     if not re.fullmatch(r"[\w-]+", precision):
-        raise UserError(f"ckpt_path={checkpoint} is refused: it holds trainer.precision={precision}")
+        raise UserError(f"ckpt_path={path} is refused: it holds trainer.precision={precision}")
     return {"run": {"trainer": {"precision": precision}}}
 
 
