@@ -214,7 +214,7 @@ def test_network_without_a_head(network: nn.Module) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [family for family in timm.list_modules() if family != "rdnet"])
+@pytest.mark.parametrize("family", timm.list_modules())
 def test_every_family_of_timm(family: str) -> None:
     """Each parameter is in the head or in one stage, and there are several stages."""
     names: list[Any] = sorted(timm.list_models(module=family), key=lambda name: (len(name), name))

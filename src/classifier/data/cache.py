@@ -35,7 +35,8 @@ class PixelStore:
     def __init__(self, folder: Path, mode: Literal["c", "r+"] = "c") -> None:
         self.folder = folder
         try:
-            self.table, self.pixels = (np.load(folder / name, mode) for name in ("table.npy", "pixels.npy"))
+            # as plain arrays: each slice of a np.memmap runs Python code of numpy's
+            self.table, self.pixels = (np.asarray(np.load(folder / name, mode)) for name in ("table.npy", "pixels.npy"))
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"the cache {folder} is damaged ({error}): remove it") from error
 

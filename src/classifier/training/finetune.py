@@ -1,6 +1,7 @@
 """What of a network is trained, and when: its head, and the stages below."""
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -154,9 +155,12 @@ def stages_of(network: nn.Module, coarse: bool = True) -> list[list[str]]:
         coarse: By stage (ResNet: stem and four) instead of by block, where timm knows the difference.
     """
     head = head_parameters(network)
+    ordinals: dict[str, int] = {}
     if hasattr(network, "group_matcher"):
-        matcher = network.group_matcher(coarse=coarse)  # type: ignore[operator]
-        ordinals: dict[str, int] = group_parameters(network, matcher, reverse=True)
+        with suppress(AssertionError):  # RDNet has blocks, but no stages
+            matcher = network.group_matcher(coarse=coarse)  # type: ignore[operator]
+            ordinals = group_parameters(network, matcher, reverse=True)
+    if ordinals:
         # what timm leaves unmatched lies between the last stage and the head, and belongs to that stage
         top = max(ordinals.values())
         last = max((ordinal for ordinal in ordinals.values() if ordinal < top), default=top)
