@@ -115,4 +115,5 @@ def test_memory_does_not_grow_from_job_to_job(folder: Path, tmp_path: Path) -> N
         pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
         held[job] = int(pages) * 4096
     finish(process)
-    assert held[JOBS - 2] - held[9] < 80 * MB, held
+    # kept weights alone would be 39 times 8 MB; what malloc holds moves by 100 MB from moment to moment
+    assert held[JOBS - 2] - held[9] < 200 * MB, held
