@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from classifier import runs
-from classifier.errors import UserError, did_you_mean, require_choice
+from classifier.errors import UserError, did_you_mean, require_choice, typed
 from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
 HELP = {"--help", "-h"}
@@ -120,8 +120,8 @@ def begin_or_resume(verb: str) -> str | None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
         require_choice("trainer", hardware, _options("trainer"))
         own = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
-        typed = (f"trainer.{key}={'null' if own[key] is None else own[key]}" for key in own if key != "defaults")
-        sys.argv[1:] = [*typed, *sys.argv[1:]]
+        own_keys = (f"trainer.{key}={typed(own[key])}" for key in own if key != "defaults")
+        sys.argv[1:] = [*own_keys, *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 

@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from classifier import __version__
-from classifier.errors import UserError
+from classifier.errors import UserError, typed
 from classifier.files import whole_file
 
 PACKAGE = Path(__file__).parent
@@ -210,9 +210,9 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
         regrouped = key == "trainer.strategy" and SHARDED in (begun, now)
         if now != begun and (regrouped or not _may_change(key, gone=key not in after)):
             raise UserError(
-                f"{key}={now} is not possible in a resumed run, which began with {begun}: what can change is where it "
-                "runs, for how long (trainer.max_epochs), and what it shows. For a new run from these weights, use "
-                "init_from=... instead of resume"
+                f"{key}={typed(now)} is not possible in a resumed run, which began with {typed(begun)}: what can "
+                "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from its "
+                "weights, use init_from=... instead of resume"
             )
 
 

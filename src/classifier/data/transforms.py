@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode, everything
-from classifier.errors import UserError, require_choice, require_number, require_whole
+from classifier.errors import UserError, require_choice, require_number, require_whole, typed
 from classifier.instantiate import build
 
 
@@ -37,7 +37,7 @@ class Preprocessing:
         require_choice("data.resize", self.resize, ("crop", "squash", "pad"))
         require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if self.channels not in (1, 3):
-            raise UserError(f"data.channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+            raise UserError(f"data.channels={typed(self.channels)}: images are read as 3 (RGB) or 1 (grey)")
         require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
@@ -84,7 +84,7 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(f"data.augment.crop={dict(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
+            raise UserError(f"data.augment.crop={typed(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
@@ -218,7 +218,7 @@ class EpochAugmentation:
                 if found != size:
                     found_size = "x".join(map(str, found))
                     raise UserError(
-                        f"data.augment makes {found_size} pixels of data.train_size={list(size)}: take out the "
+                        f"data.augment makes {found_size} pixels of data.train_size={typed(size)}: take out the "
                         "transform with a size of its own, or use data.train_size=null"
                     )
 
