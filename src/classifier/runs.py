@@ -72,6 +72,22 @@ def leaves(config: Any, sections: bool = False, prefix: str = "") -> dict[str, A
     return found
 
 
+def named_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config in one level, such as `optimizer.lr` -> 0.001.
+
+    A section that says what to build is a setting too: its value is its `name`, or else the last word of its
+    `_target_`, such as `model` -> `resnet18`.
+    """
+    values, settings = leaves(config), {}
+    for key, value in values.items():
+        section, _, last = key.rpartition(".")
+        if last == "_target_":
+            settings[section] = values.get(f"{section}.name", str(value).rpartition(".")[2])
+        if not (last == "name" and f"{section}._target_" in values):
+            settings[key] = value
+    return settings
+
+
 def on_main_process() -> bool:
     """Whether this is the only process, or the first of several (as Lightning, torchrun and SLURM number them)."""
     return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -166,32 +166,32 @@ def sides(value: Any, key: str) -> Size:
     """
     both = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(both) != 2:
-        raise UserError(f"{key}={list(both)} must be one number or [height, width]")
+        raise UserError(f"{key}={typed(both)} must be one number or [height, width]")
     for side in both:
         require_whole(key, side, 1)
     return both
 
 
 def train_sizes(value: Any, image_size: Size) -> dict[int, Size]:
-    """The sizes of training images, each with its first epoch.
+    """The sizes of training images, each with its first epoch, counted from 0 as Lightning does.
 
     Args:
-        value: Of `data.train_size`: a size, or a list of [epoch, size] with epochs from 0 on; None for `image_size`.
+        value: Of `data.train_size`: a size, or a list of [epoch, size] with epochs from 1 on; None for `image_size`.
 
     Raises:
         UserError: It is something else, or larger than `image_size`.
     """
-    entries: list[list[Any]] = [[0, image_size if value is None else value]]
+    entries: list[list[Any]] = [[1, image_size if value is None else value]]
     if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
         entries = [[*entry] if isinstance(entry, (list, tuple)) else [entry] for entry in value]
     sizes = {entry[0]: sides(entry[1], "data.train_size") for entry in entries if len(entry) == 2}
-    whole = all(isinstance(epoch, int) and epoch >= 0 for epoch in sizes)
+    whole = all(isinstance(epoch, int) and epoch >= 1 for epoch in sizes)
     fits = all(size[0] <= image_size[0] and size[1] <= image_size[1] for size in sizes.values())
-    if not (0 in sizes and len(sizes) == len(entries) and whole and fits):
-        limit = f"a size up to data.image_size={list(image_size)}"
-        form = "[[0,128],[10,192]] for 128 pixels from epoch 0 on and 192 from epoch 10"
-        raise UserError(f"data.train_size={value} must be {limit}, or {form}")
-    return sizes
+    if not (1 in sizes and len(sizes) == len(entries) and whole and fits):
+        limit = f"a size up to data.image_size={typed(image_size)}"
+        form = "[[1,128],[10,192]] for 128 pixels from epoch 1 on and 192 from epoch 10"
+        raise UserError(f"data.train_size={typed(value)} must be {limit}, or {form}")
+    return {epoch - 1: size for epoch, size in sizes.items()}
 
 
 class EpochAugmentation:
@@ -199,7 +199,7 @@ class EpochAugmentation:
 
     Args:
         preprocessing: Of everything else.
-        sizes: First epoch -> size.
+        sizes: As `train_sizes` gives them.
         augment: Arguments of `Augmentation`.
 
     Raises:

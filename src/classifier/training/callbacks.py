@@ -69,8 +69,8 @@ class Throughput(pl.Callback):
             # not `pl_module.log`: what is logged there is kept in checkpoints, and should not depend on the clock
             images = trainer.world_size * self.images / self.seconds
             shown = {"train/images_per_second": images, "train/data_wait": self.waited / self.seconds}
-            for logger in trainer.loggers:
-                logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            for logger in trainer.loggers:  # with epochs and steps from 0, as Lightning logs
+                logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
 
 
 class RunProgressBar(ProgressBarFromOne):

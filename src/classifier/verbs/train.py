@@ -103,6 +103,12 @@ def _fit(
     metrics["fit_seconds"] = fit_seconds
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
+        # HPARAMS shows five metrics unasked, in the order of the alphabet
+        reached = {f"best/{name}": metrics[name] for name in (settings["monitor"], "test/acc") if name in metrics}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.log_metrics(reached, trainer.global_step - 1)  # as Lightning counts
+                logger.finalize("success")
         shown = [f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith(("val/", "test/"))]
         log.info("%s\n%s", "  ".join(shown), run_dir)
     return metrics
@@ -190,9 +196,10 @@ def _log_run(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings
     log.info("%s on %s x %d, precision %s", model, device, trainer.world_size, trainer.precision)
     # what runs are compared by; TensorBoard's table is hard to read with more
     groups = ("model", "finetune", "optimizer", "scheduler", "loss", "mix", "ema", "seed")
-    shown = {key: settings[key] for key in groups if settings[key] is not None}
-    shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
-    metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
+    shown = {key: settings[key] for key in groups}
+    shown["data"] = data = {key: settings["data"].get(key) for key in ("batch_size", "image_size", "augment")}
+    steps = {"crop": (data["augment"] or {}).get("crop"), **((data["augment"] or {}).get("transforms") or {})}
+    shown["augment"] = " ".join(name for name, step in steps.items() if step is not None) or "none"
     for logger in trainer.loggers:
         if isinstance(logger, RunTensorBoardLogger):
-            logger.log_run(shown, metrics)
+            logger.log_run(shown)
