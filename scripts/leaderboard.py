@@ -25,6 +25,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--over", metavar="KEYS", default="", help="average runs that differ in these alone: seed,data.fold"
     )
     parser.add_argument("--name", metavar="TEXT", default="", help="only runs with TEXT in their path")
+    parser.add_argument(
+        "--columns", metavar="METRICS", default="", help="to show beside the first: test/acc,epoch,fit_seconds"
+    )
     parser.add_argument("--limit", type=int, metavar="N", default=sys.maxsize, help="only the first N rows")
     parser.add_argument(
         "--csv", metavar="FILE", default="", help="write all metrics here, too; -: print them, no table"
@@ -35,7 +38,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> None:
     try:
         arguments = parse_arguments(words)
-        compare(**{**vars(arguments), "over": [key for key in arguments.over.split(",") if key]})
+        lists = {key: [word for word in getattr(arguments, key).split(",") if word] for key in ("over", "columns")}
+        compare(**{**vars(arguments), **lists})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)

@@ -94,4 +94,16 @@ def test_help_and_config_need_no_checkpoint(verb: str, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert (REPOSITORY / "configs" / f"{verb}.yaml").read_text().splitlines()[0] in result.out
     assert "trainer: cpu, ddp" in result.out
-    assert "precision: 32-true" in result.out
+    shown = dict(line.split("  # ", 1) for line in result.out.splitlines() if "  # " in line)
+    assert shown["  precision: 32-true"].startswith("32-true, bf16-mixed")
+    assert shown["trainer:"] == (REPOSITORY / "configs/trainer/default.yaml").read_text().splitlines()[0][2:]
+    assert shown["log_dir: logs"]
+    assert not any(line.lstrip().startswith("-") for line in shown), "only keys have comments"
+
+
+def test_help_explains_what_is_composed(tmp_path: Path) -> None:
+    """Of the files that are chosen, those below them, and where an experiment has a reason: what the key means."""
+    out = run("train", "--help", "model=resnet18", "augment=light", "optimizer=sgd", cwd=tmp_path).out
+    for said in ("lr: 0.003  # ", "drop_rate: 0.0  # before the head", "scale:  # share of the area", "augment:  # ",
+                 "val_fraction: 0.1  # cut", "monitor: val/loss  # what best.ckpt"):  # fmt: skip
+        assert said in out

@@ -1,6 +1,7 @@
 """Run directories: finding them, what they store, what may change on resume, where they came from."""
 
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_what_cannot_change_on_resume() -> None:
         with pytest.raises(UserError) as refusal:
             runs.require_changeable(begun, composed(override))
         assert override.partition("=")[0].strip("~") in str(refusal.value)
+
+
+def test_values_of_a_refused_resume_are_as_typed() -> None:
+    for before, after in (("ema=0.9", "ema=null"), ("data.image_size=[32,48]", "data.image_size=[48,32]")):
+        with pytest.raises(UserError, match=re.escape(f"{after} ")) as refusal:
+            runs.require_changeable(composed(before), composed(after))
+        assert f" {before.partition('=')[2]}:" in str(refusal.value)
 
 
 def test_what_can_change_on_resume() -> None:

@@ -4,12 +4,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from classifier import runs
-from classifier.errors import UserError, did_you_mean, require_choice
+from classifier.errors import UserError, did_you_mean, require_choice, typed
 from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
 HELP = {"--help", "-h"}
@@ -120,8 +121,8 @@ def begin_or_resume(verb: str) -> str | None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
         require_choice("trainer", hardware, _options("trainer"))
         own = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
-        typed = (f"trainer.{key}={'null' if own[key] is None else own[key]}" for key in own if key != "defaults")
-        sys.argv[1:] = [*typed, *sys.argv[1:]]
+        own_keys = (f"trainer.{key}={typed(own[key])}" for key in own if key != "defaults")
+        sys.argv[1:] = [*own_keys, *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 
@@ -234,22 +235,41 @@ def _quoted(key: str, value: str, multirun: bool) -> str:
 
 def _print_help(verb: str, config_name: str) -> None:
     """What can be typed. (Hydra's own help lists the groups twice and takes three times as long.)"""
-    config = _compose(config_name, [text for text in sys.argv[1:] if not text.startswith("-")])
+    config, parts = _compose(config_name, [text for text in sys.argv[1:] if not text.startswith("-")])
+    comments: dict[str, str] = {}
+    for part in parts:
+        text = file.read_text("utf-8") if (file := CONFIG_DIR / f"{part.config_path}.yaml").is_file() else ""
+        beside = {key: found for key, line in _keys(text, part.package) if (found := line.partition("  # ")[2])}
+        comments = {**beside, **comments}  # the first one says what a key means, an experiment's why it has this value
+        if part.package and (about := re.match(r"(?:# @.*\n)?# (.*)", text)):  # what the file is for
+            comments[part.package] = about[1]
     head, _, defaults = (CONFIG_DIR / f"{verb}.yaml").read_text(encoding="utf-8").partition("\ndefaults:")
     print(f"{head}\n\nGROUPS, of which GROUP=NAME picks one:")
     for group in re.findall(r"^  - (?:optional )?(\w+):", defaults, re.MULTILINE):
         print(f"  {group}: {', '.join(_options(group))}")
     print("\nKEYS, which KEY=VALUE overrides (-m KEY=A,B runs each value, --cfg job prints these alone):\n")
-    print(OmegaConf.to_yaml(config))
+    for key, line in _keys(OmegaConf.to_yaml(config)):
+        print(f"{line}  # {comments[key]}" if key in comments else line)
+
+
+def _keys(text: str, package: str = "") -> Iterator[tuple[str, str]]:
+    """Each line of a YAML file, with the key that stands there, such as `optimizer.lr`."""
+    path: list[str] = []
+    for line in text.splitlines():
+        if found := re.match(r"( *)(\w+):", line):
+            path[len(found[1]) // 2 :] = [found[2]]
+        yield ".".join([package, *path]).lstrip(".") if found else "", line
 
 
 def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
 
 
-def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig, Any]:
+    """The config, and Hydra's list of the files that it is made of."""
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra.compose(config_name, overrides)
+        parts = GlobalHydra.instance().config_loader().compute_defaults_list(config_name, overrides, RunMode.RUN)
+        return hydra.compose(config_name, overrides), parts.defaults
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -266,7 +286,7 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{group}={option} does not exist: {named}{did_you_mean(option, error.options)}"
     if isinstance(error, HydraException) and (found := re.search(r"Could not override '([^'@]+)", text)):
         chosen = [text for text in sys.argv[1:] if (CONFIG_DIR / f"{text.replace('=', '/', 1)}.yaml").is_file()]
-        known = ["experiment", *leaves(OmegaConf.to_container(_compose(config_name, chosen)), sections=True)]
+        known = ["experiment", *leaves(OmegaConf.to_container(_compose(config_name, chosen)[0]), sections=True)]
         same_end = [key for key in known if re.search(rf"[._]{found[1].rpartition('.')[2]}$", key)]
         return f"there is no key {found[1]}: {did_you_mean(found[1], same_end or known)}"
     return " ".join(text.split())

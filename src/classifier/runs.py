@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from classifier import __version__
-from classifier.errors import UserError
+from classifier.errors import UserError, typed
 from classifier.files import whole_file
 
 PACKAGE = Path(__file__).parent
@@ -70,6 +70,22 @@ def leaves(config: Any, sections: bool = False, prefix: str = "") -> dict[str, A
         if isinstance(value, Mapping):
             found |= leaves(value, sections, f"{prefix}{key}.")
     return found
+
+
+def named_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config in one level, such as `optimizer.lr` -> 0.001.
+
+    A section that says what to build is a setting too: its value is its `name`, or else the last word of its
+    `_target_`, such as `model` -> `resnet18`.
+    """
+    values, settings = leaves(config), {}
+    for key, value in values.items():
+        section, _, last = key.rpartition(".")
+        if last == "_target_":
+            settings[section] = values.get(f"{section}.name", str(value).rpartition(".")[2])
+        if not (last == "name" and f"{section}._target_" in values):
+            settings[key] = value
+    return settings
 
 
 def on_main_process() -> bool:
@@ -210,9 +226,9 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
         regrouped = key == "trainer.strategy" and SHARDED in (begun, now)
         if now != begun and (regrouped or not _may_change(key, gone=key not in after)):
             raise UserError(
-                f"{key}={now} is not possible in a resumed run, which began with {begun}: what can change is where it "
-                "runs, for how long (trainer.max_epochs), and what it shows. For a new run from these weights, use "
-                "init_from=... instead of resume"
+                f"{key}={typed(now)} is not possible in a resumed run, which began with {typed(begun)}: what can "
+                "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from its "
+                "weights, use init_from=... instead of resume"
             )
 
 

@@ -162,8 +162,8 @@ def test_every_config(name: str, channels: int, image_size: tuple[int, int], pho
         (None, {0: (64, 48)}),
         (32, {0: (32, 32)}),
         ([40, 30], {0: (40, 30)}),
-        ([[0, 16], [5, [40, 30]]], {0: (16, 16), 5: (40, 30)}),
-        ([[5, [64, 48]], [0, 16]], {0: (16, 16), 5: (64, 48)}),
+        ([[1, 16], [5, [40, 30]]], {0: (16, 16), 4: (40, 30)}),
+        ([[5, [64, 48]], [1, 16]], {0: (16, 16), 4: (64, 48)}),
     ],
 )
 def test_train_sizes(value: Any, sizes: dict[int, tuple[int, int]]) -> None:
@@ -187,7 +187,7 @@ def epochs(folder: Path, *numbers: int, **settings: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("settings", [{}, {"num_workers": 2}, {"cache": "disk"}])
 def test_training_images_grow(settings: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    growing = [[0, 16], [2, [24, 20]], [3, 32]]
+    growing = [[1, 16], [3, [24, 20]], [4, 32]]
     found = epochs(folder, *range(5), train_size=growing, cache_dir=str(tmp_path), **settings)
     assert [tuple(images.shape[2:]) for images in found] == [(16, 16), (16, 16), (24, 20), (32, 32), (32, 32)]
     if not settings:
@@ -205,7 +205,7 @@ def test_a_transform_with_a_size_of_its_own_is_refused(padding: int | None, mess
 
 
 @pytest.mark.parametrize(
-    "value", [65, [[0, 32], [3, [32, 96]]], "small", [16, 16, 16], [], [[0, 16], 32], [[1, 16]], [[0, 16], [1.5, 9]]]
+    "value", [65, [[1, 32], [3, [32, 96]]], "small", [16, 16, 16], [], [[1, 16], 32], [[0, 16]], [[1, 16], [1.5, 9]]]
 )
 def test_bad_train_sizes(value: Any) -> None:
     with pytest.raises(UserError, match=r"data\.train_size="):

@@ -64,7 +64,7 @@ def test_drop_rates_reach_the_network() -> None:
         ({"name": "vgg11", "drop_path_rate": 0.1}, "drop_path_rate"),
         ({"name": "resnet81"}, "resnet18"),
         ({"name": "resnet18.no_such_tag"}, "no_such_tag"),
-        ({"name": "xcit_nano_12_p16_224", "image_size": (50, 50)}, "data.image_size=[50, 50]"),
+        ({"name": "xcit_nano_12_p16_224", "image_size": (50, 50)}, "data.image_size=[50,50]"),
         ({"weights": "none.pth"}, "model.weights=none.pth"),
         ({"weights": "none.pth", "pretrained": True}, "model.weights=none.pth"),
     ],

@@ -101,7 +101,7 @@ def test_what_counts_as_a_difference(changes: list[dict[str, Any]], keys: list[s
 
 
 def test_a_run_that_is_not_done_shows_its_best_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path / "stopped", rows="0,9,0.5,2.0\n1,19,0.75,1.0\n2,29,0.6,1.5\n")
+    make_run(tmp_path / "stopped", rows="1,10,0.5,2.0\n2,20,0.75,1.0\n3,30,0.6,1.5\n")
     make_run(tmp_path / "begun")
     rows = {row["run"]: row for row in csv_rows(capsys, tmp_path)}
     assert {row["state"] for row in rows.values()} == {"unfinished"}
@@ -114,7 +114,7 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     for (lr, seed), score in scores.items():
         optimizer = {"_target_": "torch.optim.AdamW", "lr": float(lr)}
         make_run(tmp_path / f"{lr}_{seed}", {"val/acc": score}, seed=seed, optimizer=optimizer)
-    make_run(tmp_path / "stopped", rows="0,9,0.99,2.0\n", optimizer={"_target_": "torch.optim.AdamW", "lr": 0.0})
+    make_run(tmp_path / "stopped", rows="1,10,0.99,2.0\n", optimizer={"_target_": "torch.optim.AdamW", "lr": 0.0})
     best, other = csv_rows(capsys, tmp_path, over=["seed", "data.fold"])
     assert (best["optimizer.lr"], best["runs"], other["runs"]) == ("1.0", "2", "2")
     assert float(best["val/acc"]) == pytest.approx(0.8)
@@ -126,25 +126,79 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     assert "stopped (unfinished)" in printed.err
 
 
-def test_directories_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
+DAMAGED = {"config.yaml": [b"", b"- a\n- b\n", b"a: [", b"\xff\x00", b"mode: max\n", BOMB.encode(), b"[" * 50_000],
+           "metrics.json": [b'{"val/ac', b"[1]", b"\xff", b'{"val/acc": 1%s}' % (b"0" * 400), b"[" * 100_000],
+           "metrics.csv": [b"", b"a\x00b", b"epoch,step,val/acc\n1,2,high\n", b"one,line\n1,2,3,4\n"]}  # fmt: skip
+
+
+def test_a_damaged_file_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good", {"val/acc": 0.5})
-    make_run(tmp_path / "torn", {"val/acc": 0.5})
-    (tmp_path / "torn" / "metrics.json").write_text('{"val/ac')
-    make_run(tmp_path / "cut")
-    (tmp_path / "cut" / "config.yaml").write_text("")
+    broken = [(file, content) for file, contents in DAMAGED.items() for content in contents]
+    for number, (file, content) in enumerate(broken):
+        make_run(tmp_path / f"bad{number}")
+        (tmp_path / f"bad{number}" / file).write_bytes(content)
     (tmp_path / "headless" / "checkpoints").mkdir(parents=True)
+    assert [row["run"] for row in csv_rows(capsys, tmp_path)] == ["good"]
     compare(tmp_path)
-    printed = capsys.readouterr()
-    assert "good" in printed.out
-    assert "torn" not in printed.out
-    assert all(name in printed.err for name in ("torn (", "cut (", "headless ("))
+    lines = capsys.readouterr().err.splitlines()
+    named = {f"bad{number} ({file}:" for number, (file, _) in enumerate(broken)} | {"headless (config.yaml:"}
+    assert len(lines) == len(named)
+    assert all(any(name in line for line in lines) for name in named)
+    assert max(map(len, lines)) < 160
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rate": {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01}},
+    "network": {"model": RESNET, "seed": 3},
+    "a_name_of_many_words_" * 2: {"scheduler": {"_target_": "cosine", "min_lr": 0.0}},
+    "plain": {},
+    "again": {"data": {"_target_": "classifier.data.DigitsDataModule", "seed": 0, "fold": 2}},
+}
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_the_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As columns where they fit, else what most runs share once, and what differs below each run."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for number, (name, settings) in enumerate(SETTINGS.items()):
+        make_run(tmp_path / name, {"val/acc": 0.9 - number / 100, "test/acc": 0.5}, **settings)
+    compare(tmp_path)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    found = [line.split() for line in out.splitlines()]
+    assert all(name in out for name in SETTINGS)
+    assert "0.9000" in out
+    assert "test/acc" not in out
+    assert "state" not in out, "all are done"
+    if width > 80:
+        assert found[0] == ["run", "val/acc", "seed", "data.fold", "model", "optimizer.lr", "scheduler"]
+        assert found[1] == ["rate", "0.9000", "0", "null", "SimpleCNN", "0.01", "null"]
+    else:
+        common = " ".join(out.partition("val/acc")[0].split(":")[1].split())
+        assert common == "seed=0 data.fold=null model=SimpleCNN optimizer.lr=0.001 scheduler=null"
+        at = found.index(["0.8900", "network"])
+        assert found[at + 1] == ["seed=3", "model=resnet18.a1_in1k"]
+        assert found[-4] == ["0.8700", "plain"]
+
+
+def test_more_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", {"val/acc": 0.5, "test/acc": 0.25}, seed=1)
+    make_run(tmp_path / "b", seed=2)
+    compare(tmp_path, columns=["epoch", "test/acc"])
+    head, *lines = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert head == ["run", "val/acc", "epoch", "test/acc", "state", "seed"]
+    assert lines == [["a", "0.5000", "3.0", "0.2500", "done", "1"], ["b", "unfinished", "2"]]
 
 
 def test_wrong_options(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", {"val/acc": 0.5})
+    make_run(tmp_path / "a", {"val/acc": 0.5, "test/acc": 0.5})
     cases: dict[str, dict[str, Any]] = {
         "val/acc": {"sort": "val/ac"},
         "data.fold": {"over": ["data.folds"]},
+        "test/acc": {"columns": ["test/ac"]},
         "other": {"name": "other"},
         "--limit=0": {"limit": 0},
     }

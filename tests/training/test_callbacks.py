@@ -72,4 +72,19 @@ def test_bar_is_updated_as_often_as_it_is_drawn(goes_on: bool, tmp_path: Path, m
     assert bar.train_progress_bar.completed == 20  # the last step of an epoch is always shown
     shown = screen.getvalue()
     assert ["Epoch 1/2" in shown, "Epoch 2/2" in shown, "Epoch 0" in shown] == [True, True, False]
-    assert "loss:" in next(line for line in shown.splitlines() if "20/20" in line)
+    line = next(line for line in shown.splitlines() if "20/20" in line)
+    assert [part for part in ("Epoch 1/2", "it/s", "left: ", "loss: ") if part not in line] == []
+
+
+@pytest.mark.parametrize("limit", [None, "02:00:00:00"])
+def test_bar_shows_the_time_left_of_the_run(limit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the pace so far, validations included: 4 seconds a step, 100 between two epochs of 4 steps. Or of max_time."""
+    bar, left = RunProgressBar(), []
+    note = pl.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *given: left.append(bar.get_metrics(*given[:2])["left"])
+    )
+    watched = [Clock(monkeypatch), bar, note]
+    trainer = runs.trainer(tmp_path, watched, max_epochs=2, enable_progress_bar=True, max_time=limit)
+    trainer.fit(runs.make_classifier(), runs.loader(count=16), runs.loader(count=4))
+    assert left[1:] == ["0:00:24", "0:00:20", "0:00:16", "0:01:27", "0:00:48", "0:00:21", "0:00:00"]
+    assert (left[0] == "-:--:--") == (limit is None), "before a second step, max_time alone is known"

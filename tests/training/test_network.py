@@ -48,7 +48,7 @@ def test_statistics_of_the_input(config: dict[str, Any], in_chans: int, mean: li
         ({"no_such_key": 1}, "no_such_key"),
         ({"_target_": "classifier.models.SimpleCN"}, "classifier.models.SimpleCN"),
         ({"_target_": "no_such_package.Network"}, "no_such_package"),
-        ({"mean": [0.5, 0.5]}, "model.mean=[0.5, 0.5] must be 3 "),
+        ({"mean": [0.5, 0.5]}, "model.mean=[0.5,0.5] must be 3 "),
         ({"std": [0.5, 0.0, 0.5]}, "model.std"),
     ],
 )

@@ -117,7 +117,7 @@ OVERRIDES = {
     "data.root=a(b": ["a(b", "data.root="],
     "init_from=latest": ["init_from=latest", "logs"],
     "resume=latest": ["resume=latest", "logs"],
-    "seed=null": ["seed=None"],
+    "seed=null": ["seed=null"],
     "tune=rate": ["tune=rate", "lr"],
     "trainer.limit_val_batches=0": ["trainer.limit_val_batches", "monitor=train/loss mode=min"],
     "trainer.max_time=10min": ["trainer.max_time=10min", "trainer.max_time=00:00:30:00"],
@@ -133,7 +133,8 @@ OVERRIDES = {
     "model=timm model.name=resnet81 model.pretrained=false": ["model.name=resnet81"],
     "model=timm model.weights=none.pth": ["model.weights=none.pth"],
     "monitor=val/accuracy": ["monitor=val/accuracy", "val/acc"],
-    "monitor=null": ["monitor=None"],
+    "monitor=null": ["monitor=null"],
+    "mode=null": ["mode=null", "mode=max"],
     "monitor=val/loss": ["mode=max", "mode=min"],
 }
 

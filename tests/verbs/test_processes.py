@@ -49,7 +49,7 @@ def test_two_processes_make_one_run(folder: Path, tmp_path: Path) -> None:
     assert output.count("cpu x 2") == 1
     assert metrics(run_dir)["global_step"] == 12  # 42 images, 2 x 4 a step, 2 epochs
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt"}
-    assert [row["epoch"] for row in rows(run_dir / "metrics.csv")][:2] == ["0", "1"]
+    assert [row["epoch"] for row in rows(run_dir / "metrics.csv")][:2] == ["1", "2"]
     found = evaluated(tmp_path, "split=val", ckpt_path=f"{run_dir}/checkpoints/last.ckpt")
     assert found["val/loss"] == pytest.approx(metrics(run_dir)["val/loss"], abs=1e-5)
 

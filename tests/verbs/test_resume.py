@@ -1,5 +1,6 @@
 """Resuming a run: to the bits of one that was never stopped."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def require_same_bits(run_dir: Path, whole: Path) -> None:
 def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path) -> None:
     [checkpoint] = [path for path in checkpoints(uninterrupted) if step_of(path) == step]
     run_dir = stopped_at(checkpoint, tmp_path / "stopped")
-    succeed("train", f"resume={run_dir}", f"data.num_workers={workers}", cwd=tmp_path)
+    said = succeed("train", f"resume={run_dir}", f"data.num_workers={workers}", cwd=tmp_path).out
+    assert re.findall(r"step (\d+),.* epoch (\d+)", said) == [(str(step), "1" if step <= 6 else "2")]
     require_same_bits(run_dir, uninterrupted)
 
 
@@ -75,7 +77,7 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
         ("trainer.limit_train_batches=4",),
         ("trainer.accumulate_grad_batches=2", "data.batch_size=4"),
         ("trainer.val_check_interval=2", "ema=0.99"),
-        ("data.train_size=[[0,16],[1,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
+        ("data.train_size=[[1,16],[2,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
         ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
         ("finetune=gradual", "finetune.head_epochs=1", "model.batch_norm=true"),
     ],
@@ -112,7 +114,7 @@ def test_a_finished_run_is_prolonged(scheduler: str, folder: Path, tmp_path: Pat
     succeed("train", "resume=latest", "trainer.max_epochs=3", "trainer=cpu", cwd=tmp_path)
     assert runs(tmp_path / "logs") == [run_dir]
     assert metrics(run_dir)["epoch"] == 3
-    assert sorted({row["epoch"] for row in rows(run_dir / "metrics.csv")}) == ["0", "1", "2"]
+    assert sorted({row["epoch"] for row in rows(run_dir / "metrics.csv")}) == ["1", "2", "3"]
 
 
 def test_the_best_is_kept_when_the_run_was_moved(folder: Path, tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_a_run_is_shown(address: str, trained: Path) -> None:
             "startIndex": 0, "colParams": [{"metric": {"tag": "val/acc", "group": ""}}]}  # fmt: skip
     [group] = read(f"{address}/plugin/hparams/session_groups", {"experimentName": "", **body})["sessionGroups"]
     assert group["hparams"]["optimizer.lr"] == 0.001
+    assert {group["hparams"][name] for name in ("model", "optimizer", "augment")} == {"SimpleCNN", "AdamW", "crop flip"}
     values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-    assert values["test/acc"] == reached
+    assert values["test/acc"] == values["best/test/acc"] == reached
+    assert values["best/val/acc"] == pytest.approx(metrics(trained)["val/acc"], abs=1e-5)
     assert values["val/acc"] >= 0

@@ -32,7 +32,8 @@ def test_metrics_files(trained: Path) -> None:
     assert found["epoch"] == 4
     assert found["global_step"] == 4 * 5  # 40 images in batches of 8
     table = rows(trained / "metrics.csv")
-    assert [row["epoch"] for row in table[:4]] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in table[:4]] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in table[:4]] == ["5", "10", "15", "20"]
     assert all(row["train/loss"] and row["val/acc"] and row["train/images_per_second"] for row in table[:4])
     best = table[int(found["best_epoch"]) - 1]  # of training too, not of the epoch before
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
@@ -113,7 +114,7 @@ def test_the_loss_of_a_step_is_shown_at_that_step(folder: Path, tmp_path: Path) 
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     steps = [(event.step, event.value) for event in events.Scalars("train/loss_step")]
-    assert [step for step, _ in steps] == [0, 1, 2]
+    assert [step for step, _ in steps] == [1, 2, 3]
     epochs = [event.value for event in events.Scalars("train/loss")]
     assert [value for _, value in steps] == pytest.approx(epochs, rel=1e-5)
     assert "test/acc" not in metrics(tmp_path / "run")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode, everything
-from classifier.errors import UserError, require_choice, require_number, require_whole
+from classifier.errors import UserError, require_choice, require_number, require_whole, typed
 from classifier.instantiate import build
 
 
@@ -37,7 +37,7 @@ class Preprocessing:
         require_choice("data.resize", self.resize, ("crop", "squash", "pad"))
         require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if self.channels not in (1, 3):
-            raise UserError(f"data.channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+            raise UserError(f"data.channels={typed(self.channels)}: images are read as 3 (RGB) or 1 (grey)")
         require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
@@ -84,7 +84,7 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(f"data.augment.crop={dict(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
+            raise UserError(f"data.augment.crop={typed(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
@@ -166,32 +166,32 @@ def sides(value: Any, key: str) -> Size:
     """
     both = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(both) != 2:
-        raise UserError(f"{key}={list(both)} must be one number or [height, width]")
+        raise UserError(f"{key}={typed(both)} must be one number or [height, width]")
     for side in both:
         require_whole(key, side, 1)
     return both
 
 
 def train_sizes(value: Any, image_size: Size) -> dict[int, Size]:
-    """The sizes of training images, each with its first epoch.
+    """The sizes of training images, each with its first epoch, counted from 0 as Lightning does.
 
     Args:
-        value: Of `data.train_size`: a size, or a list of [epoch, size] with epochs from 0 on; None for `image_size`.
+        value: Of `data.train_size`: a size, or a list of [epoch, size] with epochs from 1 on; None for `image_size`.
 
     Raises:
         UserError: It is something else, or larger than `image_size`.
     """
-    entries: list[list[Any]] = [[0, image_size if value is None else value]]
+    entries: list[list[Any]] = [[1, image_size if value is None else value]]
     if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
         entries = [[*entry] if isinstance(entry, (list, tuple)) else [entry] for entry in value]
     sizes = {entry[0]: sides(entry[1], "data.train_size") for entry in entries if len(entry) == 2}
-    whole = all(isinstance(epoch, int) and epoch >= 0 for epoch in sizes)
+    whole = all(isinstance(epoch, int) and epoch >= 1 for epoch in sizes)
     fits = all(size[0] <= image_size[0] and size[1] <= image_size[1] for size in sizes.values())
-    if not (0 in sizes and len(sizes) == len(entries) and whole and fits):
-        limit = f"a size up to data.image_size={list(image_size)}"
-        form = "[[0,128],[10,192]] for 128 pixels from epoch 0 on and 192 from epoch 10"
-        raise UserError(f"data.train_size={value} must be {limit}, or {form}")
-    return sizes
+    if not (1 in sizes and len(sizes) == len(entries) and whole and fits):
+        limit = f"a size up to data.image_size={typed(image_size)}"
+        form = "[[1,128],[10,192]] for 128 pixels from epoch 1 on and 192 from epoch 10"
+        raise UserError(f"data.train_size={typed(value)} must be {limit}, or {form}")
+    return {epoch - 1: size for epoch, size in sizes.items()}
 
 
 class EpochAugmentation:
@@ -199,7 +199,7 @@ class EpochAugmentation:
 
     Args:
         preprocessing: Of everything else.
-        sizes: First epoch -> size.
+        sizes: As `train_sizes` gives them.
         augment: Arguments of `Augmentation`.
 
     Raises:
@@ -218,7 +218,7 @@ class EpochAugmentation:
                 if found != size:
                     found_size = "x".join(map(str, found))
                     raise UserError(
-                        f"data.augment makes {found_size} pixels of data.train_size={list(size)}: take out the "
+                        f"data.augment makes {found_size} pixels of data.train_size={typed(size)}: take out the "
                         "transform with a size of its own, or use data.train_size=null"
                     )
 

@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import accumulate, permutations
 from pathlib import Path
+from textwrap import TextWrapper, fill, shorten
 from typing import Any
 
 import numpy as np
@@ -14,20 +18,26 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from classifier.errors import UserError, did_you_mean, require_whole
+from classifier.errors import UserError, require_choice, require_whole, typed
 from classifier.files import write_csv
-from classifier.runs import on_main_process
+from classifier.runs import named_settings, on_main_process
 
 TARGET = "._target_"
 DEVIATION = " deviation"
 PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
-MAIN_METRICS = ("test/acc", "test/f1", "val/acc", "val/loss")  # printed beside the one sorted by; --csv has all
 # a hundred runs take 0.2 s with libyaml, 3 s without
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def compare(
-    folder: Path, *, sort: str = "", over: Sequence[str] = (), name: str = "", limit: int = sys.maxsize, csv: str = ""
+    folder: Path,
+    *,
+    sort: str = "",
+    over: Sequence[str] = (),
+    name: str = "",
+    limit: int = sys.maxsize,
+    columns: Sequence[str] = (),
+    csv: str = "",
 ) -> None:
     """Print the runs below `folder`, the best first.
 
@@ -36,6 +46,7 @@ def compare(
         over: Settings, such as seed: runs that differ in nothing else are averaged. Unfinished runs are left out.
         name: Only runs with this text in their path.
         limit: At most so many rows.
+        columns: Metrics to print beside the one sorted by.
         csv: A file for all metrics; `-` prints them instead of the table.
 
     Raises:
@@ -48,20 +59,19 @@ def compare(
         unfinished = runs["run", "state"] == "unfinished"
         left_out += [f"{name} (unfinished)" for name in runs["run", "run"][unfinished]]
         runs = runs[~unfinished]
-    if left_out:
-        print(f"left out: {', '.join(left_out)}", file=sys.stderr)
+    sys.stderr.writelines(f"left out: {line}\n" for line in left_out)
     if runs.empty:
         raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     for key in over:
-        _require_known("--over", key, part(runs, "settings"))
+        require_choice("--over", key, [*map(str, part(runs, "settings"))])
     monitored = runs["run", "monitor"]
     metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
     modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
     smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
     rows = averaged(runs, over) if over else runs
-    if sort:
-        _require_known("--sort", sort, part(rows, "metrics"))
+    for key in [*([sort] if sort else []), *columns]:
+        require_choice("--columns" if key in columns else "--sort", key, [*map(str, part(rows, "metrics"))])
     if ("metrics", metric) in rows:
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
     rows = rows.head(limit)
@@ -73,11 +83,11 @@ def compare(
         return
     if csv:
         write_csv(Path(csv), table, "--csv")
-    shown = [key for key in dict.fromkeys((metric, *MAIN_METRICS, "epoch", "fit_seconds")) if key in metrics]
-    table = pd.concat([about, *(_cells(metrics, key) for key in shown), different], axis=1).set_index("run")
-    print(table.rename_axis(index=None, columns="run").to_string())
-    order = "smallest" if smallest else "largest"
-    print(f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}, the {order} first")
+    numbers = pd.concat([_cells(metrics, key) for key in dict.fromkeys((metric, *columns))], axis=1)
+    notes = about[["runs"] * bool(over) + ["state"] * bool((about["state"] != "done").any())]
+    print_table(about["run"], pd.concat([numbers, notes], axis=1), different)
+    counts = f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}"
+    print(f"{counts}, the {'smallest' if smallest else 'largest'} first")
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -91,11 +101,11 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         if not {"config.yaml", "metrics.csv", "checkpoints"} & {*files, *folders}:
             continue
         folders.clear()  # a run holds no other runs
-        name = _text(os.path.relpath(parent, folder))
+        name = typed(os.path.relpath(parent, folder))
         try:
             read.append(_read_run(Path(parent), name))
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            unreadable.append(f"{name} ({' '.join(f'{type(error).__name__} {error}'.split())})")
+        except UserError as error:
+            unreadable.append(f"{name} ({error})")
     # a loss that is not finite cannot be compared
     metrics = pd.DataFrame([run[1] for run in read], dtype=float).replace([np.inf, -np.inf], np.nan)
     levels = {
@@ -114,42 +124,42 @@ def part(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], dict[Any, float], dict[str, str]]:
     """What is known of a run, its metrics, its settings. An unfinished run has the metrics of its best epoch so far."""
-    config = yaml.load((path / "config.yaml").read_bytes(), Loader)
-    monitor, mode = str(config["monitor"]), str(config["mode"])
+    with _read(path / "config.yaml") as text:
+        # a run writes neither: a few lines with aliases can mean more than fits into memory, and deep ones end libyaml
+        events = [type(event).__name__ for event in yaml.parse(text, Loader)]
+        if "AliasEvent" in events or max(accumulate(("Start" in name) - ("End" in name) for name in events)) > 100:
+            raise ValueError("has aliases, or is nested too deeply")
+        config = yaml.load(text, Loader)
+        monitor, mode, settings = str(config["monitor"]), str(config["mode"]), flat(config)
     state, final, by_epoch = "unfinished", path / "metrics.json", path / "metrics.csv"
     metrics: dict[Any, float] = {}
     if final.is_file():  # a run that was resumed has none until it ends
-        state, values = "done", json.loads(final.read_text(encoding="utf-8"))
-        metrics = {key: value for key, value in values.items() if isinstance(value, (int, float))}
-    elif by_epoch.is_file() and len(epochs := pd.read_csv(by_epoch, dtype=float)):
-        rated = epochs.reindex(columns=[monitor])[monitor].dropna()
-        best = epochs.tail(1) if rated.empty else epochs[epochs[monitor] == rated.agg(mode)]
-        metrics = {**best.drop(columns="step").iloc[0].to_dict(), "epoch": epochs["epoch"].iloc[-1] + 1}
-    return (name, 1, state, monitor, mode), metrics, flat(config)
+        with _read(final) as text:
+            values, state = json.loads(text), "done"
+            metrics = {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+    elif by_epoch.is_file():
+        with _read(by_epoch) as text:
+            epochs = pd.read_csv(BytesIO(text), dtype=float)
+            rated = epochs.reindex(columns=[monitor])[monitor].dropna()
+            best = epochs.tail(1) if rated.empty else epochs[epochs[monitor] == rated.agg(mode)]
+            metrics = dict(*best.assign(epoch=epochs["epoch"].max()).drop(columns="step").head(1).to_dict("records"))
+    return (name, 1, state, monitor, mode), metrics, settings
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[bytes]:
+    """A file's content; whatever is wrong with it becomes a UserError that names the file."""
+    try:
+        yield path.read_bytes()
+    except Exception as error:
+        raise UserError(shorten(f"{path.name}: {type(error).__name__} {error}", 80)) from error
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings of a config in one level, such as `optimizer.lr` -> `0.001`.
-
-    A section that says what to build is a setting too: its value is its `name`, or else the last word of its
-    `_target_`, such as `model` -> `resnet18`.
-    """
-    run_dir = str(config.get("run_dir"))  # callbacks and loggers write there
-    values = pd.json_normalize({key: value for key, value in config.items() if key not in PLACES}).to_dict("records")[0]
-    settings: dict[str, str] = {}
-    for key, value in values.items():
-        section, _, last = str(key).rpartition(".")
-        if last == "_target_":
-            settings[section] = _text(values.get(f"{section}.name", str(value).rpartition(".")[2]))
-        if not (last == "name" and section + TARGET in values):
-            settings[str(key)] = _text(value).replace(run_dir, "")
-    return settings
-
-
-def _text(value: Any) -> str:
-    r"""A value as it is typed on the command line, with bytes that are not UTF-8 as `\udcff`."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The settings on which a result may depend, as they are typed."""
+    settings = named_settings({key: value for key, value in config.items() if key not in PLACES})
+    # callbacks and loggers write to the run's own directory
+    return {key: typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
 
 
 def differing(settings: pd.DataFrame) -> list[str]:
@@ -191,18 +201,35 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(pd.concat(levels, axis=1))
 
 
+def print_table(runs: pd.Series, numbers: pd.DataFrame, settings: pd.DataFrame) -> None:
+    """Print a column for each setting; where the terminal is too narrow, the settings as overrides below each name.
+
+    There, a value that most runs share stands once, above the table.
+    """
+    width = shutil.get_terminal_size().columns
+    table = pd.concat([numbers, settings], axis=1).set_index(runs).rename_axis(index=None, columns="run").to_string()
+    if max(map(len, table.splitlines())) <= width:
+        print(table)
+        return
+    texts = settings.apply(lambda values: f"{values.name}=" + values)
+    common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5]
+    head, *lines = numbers.to_string(index=False).splitlines()
+    shown = [("where a run names no other value:", common)] * bool(common) + [(f"{head}  run", [])]
+    own = [[text for text in row if text not in common] for row in texts.to_numpy()]
+    shown += zip(map("{}  {}".format, lines, runs), own, strict=True)
+    indent = " " * min(len(head) + 4, width // 4)
+    whole = TextWrapper(width, indent, indent, break_long_words=False, break_on_hyphens=False)
+    for title, words in shown:
+        print(fill(title, width, subsequent_indent=indent), *whole.wrap(" ".join(words)), sep="\n")
+
+
 def _cells(metrics: pd.DataFrame, name: str) -> pd.Series:
     """A metric as text, with its deviation if it has one."""
     number = f"{{:.{4 if '/' in name else 1}f}}".format
-    cells = metrics[name].map(number, na_action="ignore").fillna("")
+    cells = metrics.get(name, pd.Series(np.nan, metrics.index)).map(number, na_action="ignore").fillna("")
     if name + DEVIATION in metrics:
         cells += (" ± " + metrics[name + DEVIATION].map(number, na_action="ignore")).fillna("")
     return cells
-
-
-def _require_known(option: str, value: str, known: pd.DataFrame) -> None:
-    if value not in known:
-        raise UserError(f"{option} {value}: no run has it, {did_you_mean(value, known.columns)}")
 
 
 class Leaderboard(Callback):

@@ -1,10 +1,12 @@
 """What a run shows while it trains: pictures in TensorBoard, its speed, and the bar."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from classifier.evaluation.figures import confusion_figure, image_grid
@@ -69,17 +71,24 @@ class Throughput(pl.Callback):
             # not `pl_module.log`: what is logged there is kept in checkpoints, and should not depend on the clock
             images = trainer.world_size * self.images / self.seconds
             shown = {"train/images_per_second": images, "train/data_wait": self.waited / self.seconds}
-            for logger in trainer.loggers:
-                logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            for logger in trainer.loggers:  # with epochs and steps from 0, as Lightning logs
+                logger.log_metrics({**shown, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
 
 
 class RunProgressBar(ProgressBarFromOne):
     """Lightning's RichProgressBar with the loss of the last logged step, updated no more often than it is drawn.
 
-    (Lightning's own fetches every metric from the device at each step.)
+    It fits into 80 columns and shows the time left of the whole run. (Lightning's own shows that of the epoch, and
+    fetches every metric from the device at each step.)
     """
 
     due = 0.0
+    first: tuple[float, int] | None = None  # when the first step was seen, and its number
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        description, bar, batches, of_epoch, speed = super().configure_columns(trainer)
+        bar.bar_width = 10
+        return [description, bar, batches, speed, *([] if trainer.state.fn == "fit" else [of_epoch])]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,4 +100,12 @@ class RunProgressBar(ProgressBarFromOne):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
+        loss = {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
+        # at the pace of the steps so far, with all that came between them
+        now, step = time.monotonic(), trainer.global_step
+        self.first = began, first = self.first or (now, step)
+        limits = [item.time_remaining() for item in trainer.callbacks if isinstance(item, Timer)]  # type: ignore[attr-defined]
+        if step > first:
+            limits.append((now - began) / (step - first) * (trainer.estimated_stepping_batches - step))
+        left = min((limit for limit in limits if limit is not None), default=None)
+        return {"left": "-:--:--" if left is None else str(timedelta(seconds=round(left))), **loss}

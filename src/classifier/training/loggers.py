@@ -10,8 +10,9 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from classifier.errors import typed
 from classifier.files import write_csv
-from classifier.runs import leaves
+from classifier.runs import named_settings
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -24,12 +25,22 @@ class RunTensorBoardLogger(TensorBoardLogger):
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log epochs and steps as counted from 1: a point stands at the number of steps that are done."""
+        ahead = int(not any(name.startswith("test/") for name in metrics))  # a test has the numbers that are done
+        counted = {name: value + ahead if name == "epoch" else value for name, value in metrics.items()}
+        super().log_metrics(counted, None if step is None else step + ahead)
+
     @rank_zero_only
-    def log_run(self, settings: Mapping[str, Any], metrics: list[str]) -> None:
-        """Fill the HPARAMS tab: the settings, and the names of the metrics whose own curves give the values."""
-        values = {key: str(value) if isinstance(value, list) else value for key, value in leaves(settings).items()}
-        shown = {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
-        for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+    def log_run(self, settings: Mapping[str, Any]) -> None:
+        """Fill the HPARAMS tab with the settings; the last points of all curves are its metrics.
+
+        Without torch's list of names and metrics, of which TensorBoard would read one run's alone. So it collects the
+        names from all runs, and shows those first in which they differ.
+        """
+        named = {key: value for key, value in named_settings(settings).items() if not key.endswith("._target_")}
+        shown = {key: value if type(value) in (int, float) else typed(value) for key, value in named.items()}
+        for summary in hparams(shown, {})[1:]:  # type: ignore[no-untyped-call]
             self.experiment.file_writer.add_summary(summary)
 
     @rank_zero_only
@@ -63,8 +74,9 @@ class EpochCSVLogger(EpochLogger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if "epoch" not in metrics or any(name.endswith("_step") or name.startswith("test/") for name in metrics):
             return  # a test is of the best epoch, not of the last: metrics.json has it
-        row = self.rows.setdefault(int(metrics["epoch"]), {})
-        row |= {name: f"{value:.6g}" for name, value in metrics.items()} | {"step": str(step)}
+        row = self.rows.setdefault(int(metrics["epoch"]) + 1, {})  # both count from 1 here, and from 0 in Lightning
+        row |= {name: f"{value + (name == 'epoch'):.6g}" for name, value in metrics.items()}
+        row["step"] = str((step or 0) + 1)
         table = pd.DataFrame([self.rows[epoch] for epoch in sorted(self.rows)])
         names = sorted({*table} - {"epoch", "step"})
         write_csv(self.path, table.reindex(columns=["epoch", "step", *names]), "log_dir")
@@ -76,10 +88,10 @@ class EpochCSVLogger(EpochLogger):
         self.log_metrics({**metrics, "epoch": trainer.current_epoch}, trainer.global_step - 1)  # as Lightning counts
 
 
-# name -> how it is shown; what an epoch does not have is left out
-SHOWN = {"train/loss": "train loss {:.4f}", "train/acc": "acc {:.4f}", "val/loss": "val loss {:.4f}",
-         "val/acc": "acc {:.4f}", "train/images_per_second": "{:,.0f} images/s",
-         "train/data_wait": "{:.0%} of the time waiting for data"}  # fmt: skip
+# name -> how it is shown, in 80 columns; what an epoch does not have is left out
+SHOWN = {"train/loss": "loss {:.3f}", "train/acc": "acc {:.3f} ", "val/loss": "val loss {:.3f}",
+         "val/acc": "acc {:.3f} ", "train/images_per_second": "{:.0f} img/s ",
+         "train/data_wait": "{:.0%} wait"}  # fmt: skip
 
 
 class ConsoleLogger(EpochLogger):
@@ -95,6 +107,6 @@ class ConsoleLogger(EpochLogger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.results |= metrics
         if "train/loss" in metrics:
-            line = "  ".join(text.format(self.results[name]) for name, text in SHOWN.items() if name in self.results)
+            line = " ".join(text.format(self.results[name]) for name, text in SHOWN.items() if name in self.results)
             print(f"epoch {int(self.results['epoch']) + 1}: {line}", flush=True)
             self.results = {}

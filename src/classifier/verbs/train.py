@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import labels_of
-from classifier.errors import UserError, require_choice, require_flag, require_whole
+from classifier.errors import UserError, require_choice, require_flag, require_whole, typed
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk
 from classifier.models.network import require_image_size, without_weights
@@ -103,6 +103,12 @@ def _fit(
     metrics["fit_seconds"] = fit_seconds
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
+        # HPARAMS shows five metrics unasked, in the order of the alphabet
+        reached = {f"best/{name}": metrics[name] for name in (settings["monitor"], "test/acc") if name in metrics}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.log_metrics(reached, trainer.global_step - 1)  # as Lightning counts
+                logger.finalize("success")
         shown = [f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith(("val/", "test/"))]
         log.info("%s\n%s", "  ".join(shown), run_dir)
     return metrics
@@ -136,7 +142,7 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     monitor, mode, limit = settings["monitor"], settings["mode"], settings["trainer"]["limit_val_batches"]
     require_choice("monitor", monitor, model.task.metric_names)
     if mode != (best := "min" if monitor.endswith("loss") else "max"):
-        raise UserError(f"mode={mode} would keep the worst {monitor}: use mode={best}")
+        raise UserError(f"mode={typed(mode)} would keep the worst {monitor}: use mode={best}")
     if monitor.startswith("val/") and ("val" not in datamodule.parts or limit == 0):
         remedy = "data.val_fraction=0.1 trainer.limit_val_batches=null, or monitor=train/loss mode=min"
         raise UserError(f"monitor={monitor} needs validation images: use {remedy}")
@@ -190,9 +196,10 @@ def _log_run(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings
     log.info("%s on %s x %d, precision %s", model, device, trainer.world_size, trainer.precision)
     # what runs are compared by; TensorBoard's table is hard to read with more
     groups = ("model", "finetune", "optimizer", "scheduler", "loss", "mix", "ema", "seed")
-    shown = {key: settings[key] for key in groups if settings[key] is not None}
-    shown["data"] = {key: settings["data"][key] for key in ("batch_size", "image_size")}
-    metrics = [settings["monitor"], *(["test/acc", "test/loss"] if settings["test"] else [])]
+    shown = {key: settings[key] for key in groups}
+    shown["data"] = data = {key: settings["data"].get(key) for key in ("batch_size", "image_size", "augment")}
+    steps = {"crop": (data["augment"] or {}).get("crop"), **((data["augment"] or {}).get("transforms") or {})}
+    shown["augment"] = " ".join(name for name, step in steps.items() if step is not None) or "none"
     for logger in trainer.loggers:
         if isinstance(logger, RunTensorBoardLogger):
-            logger.log_run(shown, metrics)
+            logger.log_run(shown)
