@@ -120,6 +120,8 @@ def alone(path: Path, doing: str) -> IO[str]:
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise BlockingIOError  # its holder has removed it in this moment
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(f"{file.read() or 'another process'} {doing}") from error

@@ -108,9 +108,10 @@ def test_sigterm_at_any_moment(hook: str, number: int, whole: tuple[str, Path], 
 
 def test_sigterm_where_nothing_is_lost_stops_at_once(folder: Path, tmp_path: Path) -> None:
     """Before the first step, and in a test."""
-    with pytest.raises(SystemExit) as stop:
-        fit(tmp_path, folder, At("on_train_start", 1, sigterm))
-    assert (stop.value.code, list(tmp_path.rglob("*.ckpt"))) == (143, [])
+    for hook in ("on_sanity_check_start", "on_train_start"):
+        with pytest.raises(SystemExit) as stop:
+            fit(tmp_path, folder, At(hook, 1, sigterm), num_sanity_val_steps=1)
+        assert (stop.value.code, list(tmp_path.rglob("*.ckpt"))) == (143, [])
     last = LastCheckpoint(dirpath=tmp_path)
     trainer = runs.trainer(tmp_path, [last, At("on_test_batch_end", 1, sigterm)], max_epochs=1)
     trainer.fit(runs.make_classifier(), runs.loader())

@@ -140,7 +140,7 @@ def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Pat
         assert loser.returncode == 2, loser.output()
         assert f"process {winner.pid} on {platform.node()} " in loser.output()
         assert "run_dir=run" in loser.output()
-        until = time.monotonic() + draw.uniform(0, 0.5)
+        until = time.monotonic() + draw.uniform(0, 2)
         while time.monotonic() < until:
             for path in watched:
                 opened += path.exists() and bool(read_checkpoint(path))
@@ -153,7 +153,7 @@ def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Pat
             shutil.rmtree(run_dir)
             done += 1
     print(f"{opened} checkpoints opened, {done} runs done")
-    finish(start("train", *again, cwd=tmp_path))
+    finish(start("train", *again, *more[0], cwd=tmp_path))
     assert_same(run_dir, whole)
 
 

@@ -39,7 +39,7 @@ def starts(run_dir: Path) -> list[dict[str, object]]:
 
 
 def test_auto_begins_a_run(done: Path) -> None:
-    names = {path.name for path in only_run(done).iterdir() if not path.name.startswith(("events.", "git_", "."))}
+    names = {path.name for path in only_run(done).iterdir() if not path.name.startswith(("events.", "git_"))}
     assert names == CONTENTS
     assert starts(only_run(done))[0]["overrides"] == list(RUN)
 

@@ -22,9 +22,8 @@ def repeat_validation(trainer: pl.Trainer) -> None:
     starts again: by then it would say so of a checkpoint that is saved later, too.
     """
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-    done = progress.current.completed
     for counts in (progress.total, progress.current):
-        begun = counts.completed - done + 1
+        begun = counts.completed - progress.current.completed + 1
         counts.load_state_dict({"ready": begun, "started": begun, "processed": begun - 1, "completed": begun - 1})
 
 

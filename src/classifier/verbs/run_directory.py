@@ -50,6 +50,8 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
         try:
             yield run_dir
         finally:
+            if on_main_process():
+                (run_dir / ".lock").unlink(missing_ok=True)
             if on_main_process() and not given and not (run_dir / kept_for).exists():
                 shutil.rmtree(run_dir, ignore_errors=True)
                 for folder in made_here:
