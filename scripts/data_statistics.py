@@ -1,5 +1,10 @@
 """What the training images are like: python scripts/data_statistics.py data=folder data.root=my_photos"""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports in silence; `main` takes it back
+
 from omegaconf import DictConfig
 
 from classifier.cli import main

@@ -1,5 +1,10 @@
 """Evaluate a checkpoint: python src/eval.py ckpt_path=latest split=val"""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports in silence; `main` takes it back
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

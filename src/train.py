@@ -1,5 +1,10 @@
 """Train a classifier: python src/train.py experiment=dogs_resnet trainer.max_epochs=5"""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports in silence; `main` takes it back
+
 from omegaconf import DictConfig
 
 from classifier.cli import begin_or_resume, main

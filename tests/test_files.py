@@ -1,5 +1,9 @@
 import csv
 import errno
+import multiprocessing
+import os
+import platform
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -8,7 +12,7 @@ import pandas as pd
 import pytest
 
 from classifier.errors import UserError
-from classifier.files import made_once, report_full_disk, require_writable, whole_file, write_csv
+from classifier.files import alone, made_once, report_full_disk, require_writable, whole_file, write_csv
 
 
 @pytest.mark.parametrize("cell", ["a, b", 'a "b"', "two\nlines", "Zürich 犬", "bytes \udcff\udcfe"])
@@ -47,10 +51,56 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_scratch_link_left_by_a_kill_is_not_written_through(tmp_path: Path) -> None:
     original = tmp_path / "original"
     original.write_text("mine")
-    (tmp_path / ".file.part").symlink_to(original)
+    (tmp_path / f".file.{platform.node()}-{os.getpid()}.part").symlink_to(original)
     with whole_file(tmp_path / "file") as scratch:
         scratch.write_text("new")
     assert original.read_text() == "mine"
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    """And not what another one is writing, here or on another host."""
+    gone = FORK.Process()
+    gone.start()
+    gone.join()
+    left, here, elsewhere = (
+        tmp_path / f".file.{host}-{pid}.part"
+        for host, pid in ((platform.node(), gone.pid), (platform.node(), os.getppid()), ("elsewhere", gone.pid))
+    )
+    for path in (left, here, elsewhere):
+        path.write_text("half")
+    with whole_file(tmp_path / "file") as scratch:
+        assert scratch not in (left, here, elsewhere)
+        scratch.write_text("whole")
+    assert {*tmp_path.iterdir()} == {tmp_path / "file", here, elsewhere}
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def hold(path: Path) -> None:
+    """Hold a lock, and have a process forked that lives on."""
+    with alone(path, "waits"):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        (path.parent / "held").touch()
+        time.sleep(60)
+
+
+def test_a_lock_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
+    """Though one that it has forked lives on. The refusal names the process and its host."""
+    path = tmp_path / "new" / ".lock"
+    holder = FORK.Process(target=hold, args=(path,))
+    holder.start()
+    while not (path.parent / "held").exists():
+        assert holder.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(UserError, match=f"{holder.pid} on {platform.node()} waits"), alone(path, "waits"):
+        pass
+    holder.kill()
+    holder.join()
+    with alone(path, "waits"):
+        assert path.read_text() == f"process {os.getpid()} on {platform.node()}"
 
 
 def test_no_space(tmp_path: Path) -> None:
@@ -67,7 +117,7 @@ def test_no_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", ["file", "folder"])
 def test_what_exists_is_not_made_again(tmp_path: Path, left: str) -> None:
     path, calls = tmp_path / "below" / "made", []
-    scratch = path.with_name(".made.part")  # of a process that was killed
+    scratch = path.with_name(f".made.{platform.node()}-{os.getpid()}.part")  # of one with the same number, killed
     (scratch if left == "folder" else path.parent).mkdir(parents=True)
     (scratch / "stale" if left == "folder" else scratch).write_text("stale")
 

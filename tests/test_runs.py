@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from classifier.runs import (
     find_checkpoint,
     find_run,
     find_runs,
+    find_same_run,
     new_run_dir,
     plain,
     read_starts,
     run_dir_of,
+    stored_config,
 )
 
 
 def make_run(log_dir: Path, name: str, started: int, checkpoint: bool = True) -> Path:
     """A run directory that was started `started` seconds after 1970."""
     run = log_dir / name
-    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(f"run_dir: {run}\n")
     os.utime(run / "config.yaml", (started, started))
     if checkpoint:
@@ -100,6 +103,30 @@ def test_stored_config_follows_a_moved_directory(old: str, tmp_path: Path) -> No
 
     OmegaConf.save(config(old), tmp_path / "config.yaml")
     assert runs.stored_config(tmp_path) == config(tmp_path)
+
+
+BOMB = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij"))
+BROKEN = {
+    "config.yaml": ["", "[1]", "run_dir: [", "a: 1", "\udcff", "[" * 5000, f"run_dir: x\na: &a [1]\n{BOMB}"],
+    "starts.jsonl": ["{", "[]", "1", '{"overrides": [1]}', '{"time": 1}', "\udcff", "[" * 100_000],
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in BROKEN for kind in range(7)])
+def test_a_broken_run_is_passed_over(name: str, kind: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By what looks for a run; what names it is refused."""
+    runs.record_start(tmp_path / "a/1", ["seed=1"])
+    runs.record_start(tmp_path / "a/2", ["seed=1"])
+    good, broken = make_run(tmp_path, "a/1", started=100), make_run(tmp_path, "a/2", started=200)
+    (broken / name).write_text(BROKEN[name][kind], errors="surrogateescape")
+    os.utime(broken / "config.yaml", (200, 200))
+    assert find_run("latest", tmp_path) == good
+    assert find_checkpoint("latest", tmp_path).is_relative_to(good)
+    assert find_same_run(["seed=1"], tmp_path, None) == (good, [])
+    lines = capsys.readouterr().err.splitlines()
+    assert [str(broken / name) in line for line in lines] == [True] * 3
+    with pytest.raises(UserError, match=name):
+        {"config.yaml": stored_config, "starts.jsonl": read_starts}[name](broken)
 
 
 def composed(*overrides: str) -> dict[str, Any]:

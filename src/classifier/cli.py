@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from classifier import runs
-from classifier.errors import UserError, did_you_mean, require_choice, typed
+from classifier.errors import UserError, as_typed, did_you_mean, require_choice
 from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
 
 HELP = {"--help", "-h"}
@@ -29,17 +31,21 @@ SHOW_ONLY = HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", 
 OPTIONS = SHOW_ONLY | MULTIRUN | {"--resolve", "--package", "--run", "--config-path", "--config-name", "--config-dir",
                                   "--experimental-rerun"}  # fmt: skip
 STORED = "checkpoint"  # the option of a group that holds what a run or a checkpoint has stored
+Prepare = Callable[[str, ExitStack], str | None]
 
 
-def main(verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], str | None] = str) -> None:
+def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda verb, until_end: verb) -> None:
     """Run `task` on the config that configs/<verb>.yaml and the command line compose, then exit.
 
     Exit codes: 0 done, or the number that `task` returns; 2 wrong input, explained in one message; 130 stopped by
     Ctrl-C; 143 stopped by SIGTERM; 1 a bug, with its traceback.
 
     Args:
-        prepare: Completes `sys.argv` and names the config to compose; None where nothing is left to do.
+        prepare: Completes `sys.argv` and names the config to compose; None where nothing is left to do. It can have
+            something done at the end.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # so the entries have set it while they import
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Hydra prints errors itself and ends with 1, unless this is set: then they arrive here
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -69,13 +75,14 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], 
 
     try:
         sys.argv[1:] = quoted(sys.argv[1:])
-        config_name = prepare(verb)
-        if config_name is None:
-            return
-        if HELP & set(sys.argv[1:]):
-            _print_help(verb, config_name)
-            return
-        hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
+        with ExitStack() as until_end:
+            config_name = prepare(verb, until_end)
+            if config_name is None:
+                return
+            if HELP & set(sys.argv[1:]):
+                _print_help(verb, config_name)
+                return
+            hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(run)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if isinstance(error, OmegaConfBaseException) and not (
             error.full_key or isinstance(error, MissingMandatoryValue)
@@ -93,9 +100,11 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Callable[[str], 
         sys.exit(code)
 
 
-def begin_or_resume(verb: str) -> str | None:
+def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
     """Prepare training: complete the command of a new run, or offer the config of the run that `resume` means."""
     log_dir, resume = Path(argument("log_dir") or "logs"), argument("resume")
+    if resume == "auto" and argument("run_dir") is None and on_main_process():
+        until_end.enter_context(runs.only_start(sys.argv[1:], log_dir))
     if resume is not None and MULTIRUN & set(sys.argv):
         raise UserError(f"resume={resume} continues one run: leave out -m")
     if resume in (None, "auto"):
@@ -121,20 +130,20 @@ def begin_or_resume(verb: str) -> str | None:
         # another machine, but as many epochs as before: what this option says itself, without its defaults
         require_choice("trainer", hardware, _options("trainer"))
         own = dict(OmegaConf.load(CONFIG_DIR / "trainer" / f"{hardware}.yaml"))
-        own_keys = (f"trainer.{key}={typed(own[key])}" for key in own if key != "defaults")
+        own_keys = (f"trainer.{key}={as_typed(own[key])}" for key in own if key != "defaults")
         sys.argv[1:] = [*own_keys, *sys.argv[1:]]
     replace_arguments({"resume": str(run), "run_dir": str(run)}, drop=("experiment", "name", "log_dir", "trainer"))
     return "resume"
 
 
-def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]] = lambda path: {}) -> Callable[[str], str]:
+def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]] = lambda path: {}) -> Prepare:
     """Prepare a verb that needs a checkpoint: find its file, and offer what it holds for the command line to change.
 
     Args:
         values_of: A checkpoint -> group -> what to offer as the option `checkpoint` of this group; by default nothing.
     """
 
-    def prepare(verb: str) -> str:
+    def prepare(verb: str, until_end: ExitStack) -> str:
         values: Mapping[str, Any] = {"data": {"defaults": ["_base"]}}
         if (path := argument("ckpt_path")) is not None:
             found = runs.find_checkpoint(path, Path(argument("log_dir") or "logs"))
@@ -153,6 +162,7 @@ def from_checkpoint(values_of: Callable[[Path], Mapping[str, Any]] = lambda path
 def _offer_run(run: Path) -> None:
     """Make a run's stored config the config `resume`, each section an option of its group, to be exchanged."""
     stored, store = runs.stored_config(run), ConfigStore.instance()
+    runs.read_starts(run)  # the resumed run will add to them
     groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
     sections = [{group: None if stored[group] is None else STORED} for group in groups]
     for group in groups:

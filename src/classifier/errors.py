@@ -17,7 +17,7 @@ class UserError(Exception):
     """
 
 
-def typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     r"""A value as it is typed on the command line: null, true, [1,2]; with bytes that are not UTF-8 as `\udcff`."""
     if not isinstance(value, (str, float)):
         value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str).replace('"', "")
@@ -35,13 +35,13 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 def require_choice(key: str, value: Any, options: Iterable[str]) -> None:
     """Raise a UserError unless the value of `key` is one of `options`."""
     if value not in options:
-        raise UserError(f"{key}={typed(value)} is unknown: {did_you_mean(str(value), options)}")
+        raise UserError(f"{key}={as_typed(value)} is unknown: {did_you_mean(str(value), options)}")
 
 
 def require_flag(key: str, value: Any) -> None:
     """Raise a UserError unless the value of `key` is true or false."""
     if not isinstance(value, bool):
-        raise UserError(f"{key}={typed(value)} must be true or false")
+        raise UserError(f"{key}={as_typed(value)} must be true or false")
 
 
 def require_whole(key: str, value: Any, least: int, most: int | None = None, otherwise: str = "") -> None:
@@ -53,7 +53,7 @@ def require_whole(key: str, value: Any, least: int, most: int | None = None, oth
     fits = isinstance(value, Integral) and not isinstance(value, bool)
     if not fits or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise UserError(f"{key}={typed(value)} must be a whole number {limits}{otherwise}")
+        raise UserError(f"{key}={as_typed(value)} must be a whole number {limits}{otherwise}")
 
 
 def require_number(key: str, value: Any, *, least: float = -INF, above: float = -INF, most: float = INF) -> None:
@@ -62,4 +62,4 @@ def require_number(key: str, value: Any, *, least: float = -INF, above: float = 
     if not fits or not (least <= value <= most and value > above):
         limits = {"at least": least, "above": above, "at most": most}
         words = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
-        raise UserError(f"{key}={typed(value)} must be a number, {' and '.join(words)}".rstrip(", "))
+        raise UserError(f"{key}={as_typed(value)} must be a number, {' and '.join(words)}".rstrip(", "))

@@ -1,12 +1,16 @@
 """Files that appear whole or not at all, and never in the data; some are made by one process of several."""
 
 import errno
+import fcntl
+import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -30,12 +34,13 @@ def require_outside(output: Path, root: Path, key: str = "output") -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch path to write a file or folder to, which then takes the place of `path`, with its folder made.
 
-    The scratch has the same name for the same path, so that one left by a kill is replaced the next time. It is
-    hidden, and has no image's extension.
+    Each process has its own scratch, and removes those that a kill has left. It is hidden, and has no image's
+    extension.
     """
-    scratch = path.with_name(f".{path.name}.part")
+    scratch = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path.parent.absolute())
         _remove(scratch)  # else a link left there would be written through
         yield scratch
         scratch.replace(path)
@@ -87,21 +92,42 @@ def require_writable(path: Path, key: str = "output") -> None:
             pass
 
 
-@contextmanager
-def locked(path: Path, key: str = "output") -> Iterator[None]:
+def locked(path: Path, key: str = "output") -> AbstractContextManager[object]:
     """Hold the lock file `path`, with its folder made; other processes wait.
 
     Raises:
         UserError: It cannot be made, or the file system knows no locks.
     """
-    lock = FileLock(path)
     with _reported(path, key):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return FileLock(path).acquire()
+
+
+def alone(path: Path, doing: str) -> IO[str]:
+    """Hold the lock file `path` until the file returned is closed. It is free at once when this process is killed.
+
+    (A FileLock is held by forked processes too, such as those that read images, and they outlive a kill for a while.)
+
+    Args:
+        path: Its folder is made.
+        doing: What another process that holds it does, and what to type instead.
+
+    Raises:
+        UserError: Another process holds it, it cannot be made, or the file system knows no locks.
+    """
+    with _reported(path, "log_dir"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise BlockingIOError  # its holder has removed it in this moment
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(f"{file.read() or 'another process'} {doing}") from error
+        file.truncate(0)
+        print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
+    return file
 
 
 def made_once(
@@ -147,6 +173,17 @@ def _reported(path: Path, key: str) -> Iterator[None]:
         yield
     except (OSError, NotImplementedError) as error:
         raise UserError(f"cannot write {path} ({error}): mend that, or name another place with {key}=...") from error
+
+
+@cache
+def _remove_left(folder: Path) -> None:
+    """Remove the scratch of processes that are gone; once for each folder, as it may hold a million files."""
+    for scratch in folder.glob(f".*.{platform.node()}-*.part"):
+        with suppress(PermissionError, ValueError):  # another user's, or no scratch
+            try:
+                os.kill(int(scratch.stem.rpartition("-")[2]), 0)
+            except ProcessLookupError:
+                _remove(scratch)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from classifier.errors import UserError, typed
+from classifier.errors import UserError, as_typed
 from classifier.runs import CONFIG_DIR
 
 # the first, where there is no such target
@@ -38,7 +38,7 @@ def require_plain(value: Any, key: str) -> None:
         for item in value:
             require_plain(item, key)
     elif not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and "${" in value):
-        raise UserError(f"{key}={typed(value)} is refused: from a checkpoint come plain values alone")
+        raise UserError(f"{key}={as_typed(value)} is refused: from a checkpoint come plain values alone")
 
 
 def build(config: Mapping[str, Any], section: str, *arguments: Any, recursive: bool = True, **keywords: Any) -> Any:

@@ -7,19 +7,20 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from classifier import __version__
-from classifier.errors import UserError, typed
-from classifier.files import whole_file
+from classifier.errors import UserError, as_typed
+from classifier.files import alone, whole_file
 
 PACKAGE = Path(__file__).parent
 # a checkout has configs/ beside src/, an installed wheel inside the package
@@ -27,6 +28,7 @@ CONFIG_DIR = next(path for path in (PACKAGE.parents[1] / "configs", PACKAGE / "c
 STARTS = "starts.jsonl"  # a line for each start of a run: when, with what, where
 DEBUG = "debug"  # the folder of runs with debug=...
 BEST = "checkpoints/best.ckpt"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml it is fifteen times as fast
 SHARDED = "sharded"  # the trainer.strategy that training/trainer.py adds
 # What may change when a run is resumed: where and for how long it trains, where its data lies, what it shows. The last
 # pattern that fits counts, and ! takes back: the length of an epoch, the scores of the best, and in memory the order
@@ -150,7 +152,18 @@ def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
     return _last(runs, BEST, f"{key}={value}", log_dir) / BEST
 
 
+def _is_broken(run: Path) -> bool:
+    """Whether a run's files cannot be read, which is reported."""
+    try:
+        return not stored_config(run) or read_starts(run) is None
+    except UserError as error:
+        print(f"passed over: {error}", file=sys.stderr)
+        return True
+
+
 def _last(runs: list[Path], file: str, typed: str, log_dir: Path) -> Path:
+    while typed.endswith("=latest") and runs and _is_broken(runs[-1]):
+        runs = runs[:-1]
     if not runs or not (runs[-1] / file).is_file():
         where = runs[-1] if runs else f"any run below {log_dir}"
         raise UserError(
@@ -170,12 +183,13 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
         typed: The command line, as it is for a new run.
 
     Raises:
-        UserError: The run in `run_dir` began with other keys.
+        UserError: The run in `run_dir` began with other keys, or its files cannot be read.
     """
     typed = [text for text in typed if not text.startswith(("-", "hydra."))]
     keys = {text.partition("=")[0] for text in typed}
     for run in reversed(find_runs(log_dir, debug=True)) if run_dir is None else [Path(run_dir)]:
-        starts = read_starts(run) if (run / "config.yaml").is_file() else []
+        passed = not (run / "config.yaml").is_file() or (run_dir is None and _is_broken(run))
+        starts = [] if passed else read_starts(run)
         first = starts[0]["overrides"] if starts else []
         if starts and run_dir is not None:
             if missing := " ".join(text for text in first if text.partition("=")[0] not in keys):
@@ -186,6 +200,12 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
     return None, []
 
 
+def only_start(typed: list[str], log_dir: Path) -> IO[str]:
+    """Keep other processes from beginning or resuming the same run by `resume=auto`; see `alone`."""
+    name = hashlib.sha256("\0".join(sorted(typed)).encode()).hexdigest()[:16]
+    return alone(log_dir / f".{name}.lock", "runs this command with resume=auto: wait for its end, or use run_dir=...")
+
+
 def run_dir_of(checkpoint: Path) -> Path:
     """The run directory that a checkpoint lies in, or else its own folder."""
     run = checkpoint.parent.parent
@@ -193,9 +213,17 @@ def run_dir_of(checkpoint: Path) -> Path:
 
 
 def stored_config(run: Path) -> dict[str, Any]:
-    """The config of a run, with its paths as they are now, should its directory have been moved."""
-    config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    old = str(config["run_dir"])
+    """The config of a run, with its paths as they are now, should its directory have been moved.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with _readable(run / "config.yaml") as text:
+        # a few lines of aliases can mean more values than fit into memory
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
+            raise ValueError("it has aliases")
+        config: dict[str, Any] = yaml.load(text, LOADER)
+        old = str(config["run_dir"])
 
     def here(value: Any) -> Any:
         if isinstance(value, dict):
@@ -226,7 +254,7 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
         regrouped = key == "trainer.strategy" and SHARDED in (begun, now)
         if now != begun and (regrouped or not _may_change(key, gone=key not in after)):
             raise UserError(
-                f"{key}={typed(now)} is not possible in a resumed run, which began with {typed(begun)}: what can "
+                f"{key}={as_typed(now)} is not possible in a resumed run, which began with {as_typed(begun)}: what can "
                 "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from its "
                 "weights, use init_from=... instead of resume"
             )
@@ -247,10 +275,27 @@ def versions() -> dict[str, str]:
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
-    """What `record_start` wrote, the first start first."""
-    if not (run / STARTS).is_file():
+    """What `record_start` wrote, the first start first.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if not (run / STARTS).exists():
         return []
-    return [json.loads(line) for line in (run / STARTS).read_text(encoding="utf-8").splitlines()]
+    with _readable(run / STARTS) as text:
+        starts = [json.loads(line) for line in text.splitlines()]
+        "".join(text for start in starts for text in start["overrides"])  # are they texts?
+    return starts
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[str]:
+    """The text of a run's file, as a UserError where it or what is read from it is broken."""
+    try:
+        yield path.read_text(encoding="utf-8")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise UserError(f"{path} cannot be read ({reason}): mend or remove it, or name another run") from error
 
 
 def record_start(run_dir: Path, overrides: list[str]) -> None:

@@ -1,7 +1,7 @@
 import copy
 import multiprocessing
-import os
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -19,7 +19,7 @@ from classifier.data.loader import (
     Images,
     ResumableLoader,
     ShardSampler,
-    outlive_signals,
+    end_with_main,
     training_weights,
 )
 from classifier.data.samples import labels_of
@@ -124,7 +124,7 @@ def loader(images: Images, num_workers: int = 0, seed: int = 0) -> Iterator[Resu
     augmentation = Augmentation(Preprocessing((16, 16)), {"scale": [0.3, 1.0], "ratio": [0.75, 1.33]}, transforms)
     dataset, sampler = ImageDataset(images, np.arange(2, 60), augmentation, seed), EpochSampler(58, 8, seed=seed)
     workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0}
-    made = ResumableLoader(dataset, sampler, worker_init_fn=outlive_signals, **workers)
+    made = ResumableLoader(dataset, sampler, worker_init_fn=end_with_main, **workers)
     try:
         yield made
     finally:
@@ -203,13 +203,17 @@ def test_a_place_among_batches_of_another_size_is_refused(images: Images) -> Non
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_reading_processes_outlive_a_signal_to_all(signum: int, images: Images) -> None:
+def test_reading_processes_outlive_a_signal_to_all(signum: signal.Signals, images: Images) -> None:
     with loader(images, num_workers=2) as made:
         batches = iter(made)
         next(batches), next(batches)  # one of each process, which then has its handlers
         for child in workers_of(made):
-            os.kill(child.pid or 0, signum)
+            subprocess.run(["kill", f"-{signum.value}", str(child.pid)], check=True)
         assert len(list(batches)) == len(made) - 2
+        for child in workers_of(made):
+            child.terminate()  # by the main process, which does not wait for them
+            child.join(60)
+            assert child.exitcode == 0
 
 
 def classes(per_class: Sequence[int]) -> pd.DataFrame:

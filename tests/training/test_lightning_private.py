@@ -1,6 +1,7 @@
 """What fails when a private name of Lightning changes its meaning.
 
-The bar's epochs are tested in test_callbacks.py, one group of all processes in tests/verbs/test_processes.py.
+The bar's epochs are tested in test_callbacks.py, a repeated validation in test_stopping.py, one group of all processes
+in tests/verbs/test_processes.py.
 """
 
 from pathlib import Path

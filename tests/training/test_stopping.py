@@ -12,6 +12,7 @@ import torch
 
 from classifier.data import ClassificationDataModule, ImageFolderDataModule
 from classifier.errors import UserError
+from classifier.training.averaging import WeightAverage
 from classifier.training.stopping import LastCheckpoint, RunEarlyStopping, ending_on_sigterm
 from tests.training import runs
 
@@ -26,8 +27,8 @@ RHYTHMS: dict[str, dict[str, Any]] = {
     "both": {"accumulate_grad_batches": 2, "val_check_interval": 3},
 }
 MOMENTS = {"on_train_batch_start": (1, 8), "on_before_zero_grad": (3,), "on_train_batch_end": (3, 6),
-           "on_validation_start": (1,), "on_validation_batch_end": (2,), "on_validation_end": (2,),
-           "on_train_epoch_end": (2, 3)}  # fmt: skip
+           "on_validation_start": (1,), "on_validation_batch_end": (1, 2, 6), "on_validation_end": (2,),
+           "on_train_epoch_end": (2, 3), "on_train_end": (1,)}  # fmt: skip
 
 
 class At(pl.Callback):
@@ -107,9 +108,10 @@ def test_sigterm_at_any_moment(hook: str, number: int, whole: tuple[str, Path], 
 
 def test_sigterm_where_nothing_is_lost_stops_at_once(folder: Path, tmp_path: Path) -> None:
     """Before the first step, and in a test."""
-    with pytest.raises(SystemExit) as stop:
-        fit(tmp_path, folder, At("on_train_start", 1, sigterm))
-    assert (stop.value.code, list(tmp_path.rglob("*.ckpt"))) == (143, [])
+    for hook in ("on_sanity_check_start", "on_train_start"):
+        with pytest.raises(SystemExit) as stop:
+            fit(tmp_path, folder, At(hook, 1, sigterm), num_sanity_val_steps=1)
+        assert (stop.value.code, list(tmp_path.rglob("*.ckpt"))) == (143, [])
     last = LastCheckpoint(dirpath=tmp_path)
     trainer = runs.trainer(tmp_path, [last, At("on_test_batch_end", 1, sigterm)], max_epochs=1)
     trainer.fit(runs.make_classifier(), runs.loader())
@@ -118,17 +120,44 @@ def test_sigterm_where_nothing_is_lost_stops_at_once(folder: Path, tmp_path: Pat
     assert stop.value.code == 143
 
 
-def test_a_signal_ends_the_step_or_the_validation(folder: Path, tmp_path: Path) -> None:
-    """And no validation is left out, or repeated, by the resume."""
-    validations = At("on_validation_end")
+@pytest.mark.parametrize("every", [STEPS, 3])
+def test_a_signal_ends_the_step_or_the_batch_of_a_validation(every: int, folder: Path, tmp_path: Path) -> None:
+    """A validation that has not ended is repeated from its first batch, and no other; none is left out."""
+    ended, batches = At("on_validation_end"), At("on_validation_batch_end")
     steps: list[int] = []
+    more: dict[str, Any] = {"max_epochs": 8, "val_check_interval": every}
     for hook in ("on_train_batch_start", "on_validation_start", "on_validation_batch_end", "on_validation_end"):
         with pytest.raises(SystemExit):
-            fit(tmp_path, folder, At(hook, 2, sigterm), validations, max_epochs=8)
+            fit(tmp_path, folder, At(hook, 2, sigterm), ended, batches, **more)
         steps.append(state(tmp_path)["global_step"])
-    fit(tmp_path, folder, validations, max_epochs=8)
-    assert steps == [2, 2 * STEPS, 3 * STEPS, 5 * STEPS]
-    assert [epoch for epoch, _ in validations.seen] == [*range(8)]
+    fit(tmp_path, folder, ended, batches, **more)
+    assert steps == [2, 2 * every, 2 * every, 3 * every]
+    assert [step for _, step in ended.seen] == [*range(every, 8 * STEPS + 1, every)]
+    assert len(batches.seen) == 1 + 2 + 3 * len(ended.seen)
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": STEPS}, {}])
+def test_the_last_validation_of_a_limited_run_is_finished(settings: Any, folder: Path, tmp_path: Path) -> None:
+    """The resume of a run that has reached its limit would leave it out."""
+
+    def end(trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = not settings
+
+    limit, validated = pl.callbacks.LambdaCallback(on_train_batch_end=end), At("on_validation_end")
+    with pytest.raises(SystemExit):
+        fit(tmp_path, folder, At("on_validation_batch_end", 1, sigterm), limit, validated, **settings)
+    assert len(validated.seen) == 1
+
+
+def test_sigterm_while_averaged_weights_are_validated(folder: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "whole", folder, WeightAverage(0.9))
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", folder, WeightAverage(0.9), At("on_validation_batch_end", 2, sigterm))
+    assert state(tmp_path / "run")["global_step"] == STEPS
+    fit(tmp_path / "run", folder, WeightAverage(0.9))
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    averages = [state(tmp_path / name)["training_weights"] for name in ("run", "whole")]
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
 
 
 def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ def _child(
     os.environ.update(environment)
     sys.path[1:1] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process ignores
+    os.setpgid(0, 0)  # as a shell or `timeout` does
+    multiprocessing.set_start_method("fork", force=True)  # of reading processes, as in a program of its own
     with Path(log).open("ab", 0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,10 +1,13 @@
 """Runs that are killed, preempted, or run out of disk: each ends with the bits of one that was left alone."""
 
+import os
+import platform
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from classifier.training.checkpoints import read_checkpoint
 from tests.small_disk import mounted
-from tests.verbs.command import BARE, QUICK, Started, finish, numbers, rows, runs, start, succeed
+from tests.verbs.command import BARE, QUICK, REPOSITORY, Started, finish, numbers, refuse, rows, runs, start, succeed
 
 PREEMPTED = 143
 CLOCKED = ("train/images_per_second", "train/data_wait")
@@ -51,11 +55,12 @@ def assert_all_open(run_dir: Path) -> None:
         torch.load(checkpoint, weights_only=True)
 
 
-def wait_for(happened: Callable[[], object], process: Started) -> None:
+def wait_for(happened: Callable[[], object], *processes: Started) -> None:
+    """While they run."""
     deadline = time.monotonic() + 300  # for a process that hangs
     while not happened():
-        assert process.poll() is None, f"it ended before\n{process.output()}"
-        assert time.monotonic() < deadline, process.output()
+        assert all(process.poll() is None for process in processes), f"it ended before\n{processes[0].output()}"
+        assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
@@ -83,29 +88,73 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "whole"
 
 
+def scratches(run_dir: Path) -> list[Path]:
+    return [*(run_dir / "checkpoints").glob(".*.part")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_ten_times(signum: signal.Signals, workers: int, whole: Path, folder: Path, tmp_path: Path) -> None:
-    """The same command until it is done, stopped after some steps; every second time while a checkpoint is written."""
+@pytest.mark.parametrize(("signum", "times"), [(signal.SIGKILL, 10), (signal.SIGTERM, 20)])
+def test_stopped_often(
+    signum: signal.Signals, times: int, workers: int, whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    """The same command until it is done, stopped after some steps; every second time while a checkpoint is written.
+
+    SIGTERM comes to the process group, most often in a validation.
+    """
     command = (*RUN, f"data.root={folder}", f"data.num_workers={workers}", "run_dir=run")
     run_dir, draw = tmp_path / "run", random.Random(workers)
-    scratch = run_dir / "checkpoints" / ".last.ckpt.part"
-    for number in range(10):
+    for number in range(times):
         process = start("train", *command, cwd=tmp_path)
         wait_for(lambda seen=number: start_count(run_dir) > seen, process)  # type: ignore[misc]
         wait_for_checkpoints(draw.randrange(6), run_dir, process)
         if number % 2:
-            wait_for(scratch.exists, process)
-        process.send_signal(signum)
+            wait_for(lambda: scratches(run_dir), process)
+        elif signum == signal.SIGTERM:
+            time.sleep(draw.uniform(0, 0.1))
+        os.kill(process.pid if signum == signal.SIGKILL else -process.pid, signum)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else PREEMPTED), output
         # the reading processes of a killed one may lose a connection, and say so
         assert signum == signal.SIGKILL or "Traceback" not in output
         assert_all_open(run_dir)
     succeed("train", *command, cwd=tmp_path)
-    assert not scratch.exists()
-    assert start_count(run_dir) == 11
+    assert not scratches(run_dir)
+    assert start_count(run_dir) == times + 1
+    assert_same(run_dir, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Path) -> None:
+    """Two start or resume a run at once: one is refused and changes nothing, the other is killed. 25 times each."""
+    draw, marker, run_dir = random.Random(workers), "callbacks.progress_bar.refresh_rate=", tmp_path / "run"
+    watched = [run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
+    opened = done = 0
+    for number in range(25):
+        again = (*RUN, f"data.root={folder}", "run_dir=run")
+        ways = [again, again if start_count(run_dir) == 0 else ("resume=run",)]
+        more = [(f"data.num_workers={workers}", f"{marker}{2 * number + n}") for n in (1, 2)]
+        pair = [start("train", *way, *rest, cwd=tmp_path) for way, rest in zip(ways, more, strict=True)]
+        wait_for(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]
+        loser, winner = sorted(pair, key=lambda process: process.returncode is None)
+        assert loser.returncode == 2, loser.output()
+        assert f"process {winner.pid} on {platform.node()} " in loser.output()
+        assert "run_dir=run" in loser.output()
+        until = time.monotonic() + draw.uniform(0, 2)
+        while time.monotonic() < until:
+            for path in watched:
+                opened += path.exists() and bool(read_checkpoint(path))
+        winner.kill()
+        assert winner.returncode in (0, -signal.SIGKILL), winner.output()
+        starts = (run_dir / "starts.jsonl").read_text() if start_count(run_dir) else ""
+        assert more[pair.index(loser)][1] not in starts
+        if (run_dir / "metrics.json").exists():
+            assert_same(run_dir, whole)
+            shutil.rmtree(run_dir)
+            done += 1
+    print(f"{opened} checkpoints opened, {done} runs done")
+    finish(start("train", *again, *more[0], cwd=tmp_path))
     assert_same(run_dir, whole)
 
 
@@ -130,20 +179,48 @@ def test_one_of_two_processes_gets_the_signal(signum: signal.Signals, folder: Pa
 
 
 def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends the run and names what resumes it."""
-    endless = ("trainer.max_epochs=100000", "callbacks.early_stopping=null")
-    process = start("train", *BARE, f"data.root={folder}", *endless, cwd=tmp_path)
+    """Ctrl-C ends the run and names what resumes it. Until then, no other process starts or resumes it."""
+    endless = (*BARE, f"data.root={folder}", "trainer.max_epochs=100000", "callbacks.early_stopping=null")
+    process = start("train", *endless, "resume=auto", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    (run_dir,) = runs(tmp_path / "logs")
+    for typed in ((*endless, "resume=auto"), (*endless, f"run_dir={run_dir}")):
+        assert f"process {process.pid} on {platform.node()} " in refuse("train", *typed, cwd=tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
-    (run_dir,) = runs(tmp_path / "logs")
+    assert runs(tmp_path / "logs") == [run_dir]
+    assert start_count(run_dir) == 1
     done = len(rows(run_dir / "metrics.csv"))
     said = re.search(rf"epoch (\d+): resume={run_dir.relative_to(tmp_path)}", output)
     assert said is not None
     assert int(said[1]) in (done, done + 1)
     assert "Traceback" not in output
     assert_all_open(run_dir)
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+_, module, *sys.argv = sys.argv
+sys.meta_path.insert(0, Finder())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["omegaconf", "hydra", "torch"])
+@pytest.mark.parametrize("script", ["src/train.py", "src/eval.py", "scripts/preview.py"])
+def test_ctrl_c_while_it_imports(script: str, module: str, trained: Path, tmp_path: Path) -> None:
+    """When a module is looked for."""
+    words = [str(REPOSITORY / script), *([f"ckpt_path={trained}"] if "eval" in script else [])]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    command = [sys.executable, "-c", INTERRUPTED, module, *words]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode in (-signal.SIGINT, 130), ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_preempted_before_it_trains(folder: Path, tmp_path: Path) -> None:
@@ -159,7 +236,9 @@ def test_preempted_before_it_trains(folder: Path, tmp_path: Path) -> None:
 def test_the_scratch_of_a_killed_write_is_no_checkpoint(trained: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
     (run_dir / "metrics.json").unlink()
-    (run_dir / "checkpoints" / ".last.ckpt.part").write_bytes(b"half")
+    ended = start("train", "--help", cwd=tmp_path)
+    ended.communicate()
+    (run_dir / "checkpoints" / f".last.ckpt.{platform.node()}-{ended.pid}.part").write_bytes(b"half")
     root = f"data.root={trained.parents[2] / 'photos'}"
     succeed("train", f"resume={run_dir}", "trainer.max_epochs=5", root, cwd=tmp_path)
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir())[0] == "best.ckpt"

@@ -70,7 +70,7 @@ def test_seeds_and_workers(workplace: Path, trained: Path, tmp_path: Path) -> No
     several = ("seed=0,1", "data.num_workers=2", f"data.root={workplace / 'photos'}", "logger.tensorboard=null")
     succeed("train", "-m", *TRAINED, *several, cwd=tmp_path)
     (sweep,) = (tmp_path / "logs" / "folder_cnn").iterdir()
-    assert sweep.name.startswith("multirun_")
+    assert re.fullmatch(r"multirun_\d{4}(-\d\d){2}_\d\d(-\d\d){2}-\d{6}", sweep.name)  # one a sweep
     assert runs(tmp_path) == [sweep / "0", sweep / "1"]
     assert numbers(sweep / "0") == numbers(trained)
     assert metrics(sweep / "1")["train/loss"] != metrics(trained)["train/loss"]

@@ -16,7 +16,7 @@ import pandas as pd
 from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image import Picture
-from classifier.errors import UserError, did_you_mean, typed
+from classifier.errors import UserError, as_typed, did_you_mean
 from classifier.files import made_once
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,10 @@ class ArrayDataModule(ClassificationDataModule):
         keys = {"train": (x_train, y_train), "val": (x_val, y_val), "test": (x_test, y_test)}
         self.keys = {part: (x, y) for part, (x, y) in keys.items() if x is not None and y is not None}
         if not self.keys or any((x is None) != (y is None) for x, y in keys.values()):
-            raise UserError(f"name images and labels, as data.x_train=... data.y_train=..., not {typed(keys)}")
+            raise UserError(f"name images and labels, as data.x_train=... data.y_train=..., not {as_typed(keys)}")
         self.classes_key = classes_key
         if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
-            raise UserError(f"data.value_range={typed(value_range)} must be two numbers, the lower one first: [0,1]")
+            raise UserError(f"data.value_range={as_typed(value_range)} must be two numbers, the lower one first: [0,1]")
         self.value_range = value_range
 
     def list_samples(self) -> pd.DataFrame:

@@ -291,7 +291,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             dataset = loader.ImageDataset(images, rows, stored_pixels)
         sampler = loader.ShardSampler(len(rows), rank=rank, world_size=world_size)
         settings = {"collate_fn": loader.collate, **self._loader_settings(dataset)}
-        return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, **settings)
+        return loader.Loader(dataset, batch_size=self.batch_size, sampler=sampler, **settings)
 
     @property
     def _caches(self) -> bool:
@@ -308,7 +308,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         if self.num_workers == "auto" and dataset.images.items is not None and not on_gpu:
             workers = 0  # decoded images are copied faster than workers hand them over
         settings = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
-        return {**settings, "worker_init_fn": loader.outlive_signals}
+        return {**settings, "worker_init_fn": loader.end_with_main}
 
 
 def build_datamodule(settings: Mapping[str, Any], **arguments: Any) -> ClassificationDataModule:

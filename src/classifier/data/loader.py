@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
@@ -234,7 +235,35 @@ class ShardSampler(SequentialSampler):
         return iter(self.positions)
 
 
-class ResumableLoader(DataLoader[Item]):
+class Loader(DataLoader[Item]):
+    """A loader whose reading processes block Ctrl-C and SIGTERM, from their first moment on.
+
+    These may be sent to all, and the main process may need more batches to stop where it can be resumed.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_main(worker: int) -> None:
+    """Have a reading process, which blocks SIGTERM, end where the main one itself sends it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # if it was not forked
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not tell who has sent a signal
+        threading.Thread(target=_end_on_signal_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_on_signal_of(parent: int) -> None:
+    """End on a SIGTERM from the main process, which has given up waiting."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # torch would report another code in whatever the main process does by then
+
+
+class ResumableLoader(Loader):
     """A training loader that knows its place: a resumed epoch continues where it stopped."""
 
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, **settings: Any) -> None:
@@ -270,14 +299,3 @@ class ResumableLoader(DataLoader[Item]):
             hint = f"data.batch_size={max(1, images // processes)}"
             raise UserError(f"this run takes {images} images at once, not {found}: use {hint}")
         self._resume_at = self.position = {key: state[key] for key in ("epoch", "batches")}
-
-
-def outlive_signals(worker: int) -> None:
-    """Keep a reading process alive where Ctrl-C or SIGTERM is sent to all: the main one may need more batches to stop
-    where it can be resumed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM may also come from the main process, which has given up waiting for this one to end
-    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(30))
-    # not killed by the alarm: torch would report that in whatever the main process does by then
-    signal.signal(signal.SIGALRM, lambda signum, frame: os._exit(0))

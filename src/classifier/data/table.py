@@ -11,7 +11,7 @@ import pandas as pd
 from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image_folder import EXTENSIONS, require_folder
-from classifier.errors import UserError, require_choice, typed
+from classifier.errors import UserError, as_typed, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ class TableDataModule(ClassificationDataModule):
         super().__init__(Path(table).parent if root is None else root, **settings)
         require_choice("data.box_format", box_format, ("xyxy", "xywh"))
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
-            raise UserError(f"data.box_columns={typed(box_columns)}: four, as data.box_columns=[xmin,ymin,xmax,ymax]")
+            raise UserError(
+                f"data.box_columns={as_typed(box_columns)}: four, as data.box_columns=[xmin,ymin,xmax,ymax]"
+            )
         self.table = Path(table).expanduser()
         boxes = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **boxes, "split": split_column, "group": group_column}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode, everything
-from classifier.errors import UserError, require_choice, require_number, require_whole, typed
+from classifier.errors import UserError, as_typed, require_choice, require_number, require_whole
 from classifier.instantiate import build
 
 
@@ -37,7 +37,7 @@ class Preprocessing:
         require_choice("data.resize", self.resize, ("crop", "squash", "pad"))
         require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if self.channels not in (1, 3):
-            raise UserError(f"data.channels={typed(self.channels)}: images are read as 3 (RGB) or 1 (grey)")
+            raise UserError(f"data.channels={as_typed(self.channels)}: images are read as 3 (RGB) or 1 (grey)")
         require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
@@ -84,7 +84,9 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(f"data.augment.crop={typed(crop)} needs scale and ratio: add data.augment.crop.ratio=...")
+            raise UserError(
+                f"data.augment.crop={as_typed(crop)} needs scale and ratio: add data.augment.crop.ratio=..."
+            )
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()
@@ -166,7 +168,7 @@ def sides(value: Any, key: str) -> Size:
     """
     both = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(both) != 2:
-        raise UserError(f"{key}={typed(both)} must be one number or [height, width]")
+        raise UserError(f"{key}={as_typed(both)} must be one number or [height, width]")
     for side in both:
         require_whole(key, side, 1)
     return both
@@ -188,9 +190,9 @@ def train_sizes(value: Any, image_size: Size) -> dict[int, Size]:
     whole = all(isinstance(epoch, int) and epoch >= 1 for epoch in sizes)
     fits = all(size[0] <= image_size[0] and size[1] <= image_size[1] for size in sizes.values())
     if not (1 in sizes and len(sizes) == len(entries) and whole and fits):
-        limit = f"a size up to data.image_size={typed(image_size)}"
+        limit = f"a size up to data.image_size={as_typed(image_size)}"
         form = "[[1,128],[10,192]] for 128 pixels from epoch 1 on and 192 from epoch 10"
-        raise UserError(f"data.train_size={typed(value)} must be {limit}, or {form}")
+        raise UserError(f"data.train_size={as_typed(value)} must be {limit}, or {form}")
     return {epoch - 1: size for epoch, size in sizes.items()}
 
 
@@ -218,7 +220,7 @@ class EpochAugmentation:
                 if found != size:
                     found_size = "x".join(map(str, found))
                     raise UserError(
-                        f"data.augment makes {found_size} pixels of data.train_size={typed(size)}: take out the "
+                        f"data.augment makes {found_size} pixels of data.train_size={as_typed(size)}: take out the "
                         "transform with a size of its own, or use data.train_size=null"
                     )
 

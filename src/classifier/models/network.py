@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from classifier.errors import UserError, typed
+from classifier.errors import UserError, as_typed
 from classifier.instantiate import build, known_targets, require_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -95,7 +95,9 @@ def _per_channel(values: Any, channels: int, key: str) -> list[float]:
     numbers = list(values) if isinstance(values, (list, tuple)) else []
     fits = all(isinstance(number, (int, float)) and (key == "mean" or number > 0) for number in numbers)
     if not fits or len(numbers) not in ((1, 3) if channels == 1 else (channels,)):
-        raise UserError(f"model.{key}={typed(values)} must be {channels} numbers, one a channel; those of std above 0")
+        raise UserError(
+            f"model.{key}={as_typed(values)} must be {channels} numbers, one a channel; those of std above 0"
+        )
     return numbers if len(numbers) == channels else [sum(numbers) / 3]
 
 

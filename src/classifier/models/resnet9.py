@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from classifier.errors import UserError, typed
+from classifier.errors import UserError, as_typed
 
 
 def conv_block(in_chans: int, out_chans: int, pool: bool = False) -> nn.Sequential:
@@ -63,7 +63,7 @@ class ResNet9(nn.Module):
         if pretrained:
             raise UserError("ResNet9 has no pretrained weights: use model.pretrained=false or init_from=...")
         if min(image_size) < 8:
-            raise UserError(f"data.image_size={typed(image_size)} is too small: use data.image_size=8 or more")
+            raise UserError(f"data.image_size={as_typed(image_size)} is too small: use data.image_size=8 or more")
         self.features = nn.Sequential(
             conv_block(in_chans, width),
             conv_block(width, 2 * width, pool=True),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from classifier.errors import UserError, require_choice, typed
+from classifier.errors import UserError, as_typed, require_choice
 
 
 class SimpleCNN(nn.Module):
@@ -48,7 +48,7 @@ class SimpleCNN(nn.Module):
         height, width = (side >> len(widths) for side in image_size)
         if height < 1 or width < 1:
             least = 1 << len(widths)
-            raise UserError(f"data.image_size={typed(image_size)} is too small: use data.image_size={least} or more")
+            raise UserError(f"data.image_size={as_typed(image_size)} is too small: use data.image_size={least} or more")
         stages: list[nn.Module] = []
         channels = in_chans
         for stage_width in widths:

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from classifier.errors import UserError, require_choice, require_number, typed
+from classifier.errors import UserError, as_typed, require_choice, require_number
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def timm_model(
         named = "".join(f"{key}={path} " for key, path in files.items() if path)
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise UserError(
-            f"model.name={name} {named}data.image_size={typed(image_size)} cannot be built ({reason}): use null for "
+            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): use null for "
             "what it does not take, and model.weights=FILE or model.pretrained=false where the hub is out of reach"
         ) from error
     head = network.get_classifier()  # type: ignore[operator]

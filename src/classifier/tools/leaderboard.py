@@ -18,7 +18,7 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from classifier.errors import UserError, require_choice, require_whole, typed
+from classifier.errors import UserError, as_typed, require_choice, require_whole
 from classifier.files import write_csv
 from classifier.runs import named_settings, on_main_process
 
@@ -101,7 +101,7 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         if not {"config.yaml", "metrics.csv", "checkpoints"} & {*files, *folders}:
             continue
         folders.clear()  # a run holds no other runs
-        name = typed(os.path.relpath(parent, folder))
+        name = as_typed(os.path.relpath(parent, folder))
         try:
             read.append(_read_run(Path(parent), name))
         except UserError as error:
@@ -159,7 +159,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings on which a result may depend, as they are typed."""
     settings = named_settings({key: value for key, value in config.items() if key not in PLACES})
     # callbacks and loggers write to the run's own directory
-    return {key: typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
+    return {key: as_typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
 
 
 def differing(settings: pd.DataFrame) -> list[str]:

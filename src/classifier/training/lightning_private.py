@@ -15,6 +15,18 @@ def validation_follows(trainer: pl.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
+def repeat_validation(trainer: pl.Trainer) -> None:
+    """Have a checkpoint that is saved within a validation, in `on_validation_batch_end`, resume at its first batch.
+
+    No name here is private, but what Lightning takes the counts for is. `total` is to be settled when the validation
+    starts again: by then it would say so of a checkpoint that is saved later, too.
+    """
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    for counts in (progress.total, progress.current):
+        begun = counts.completed - progress.current.completed + 1
+        counts.load_state_dict({"ready": begun, "started": begun, "processed": begun - 1, "completed": begun - 1})
+
+
 class ProgressBarFromOne(RichProgressBar):
     """Lightning's RichProgressBar, with epochs counted from 1."""
 

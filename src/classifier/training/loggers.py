@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from classifier.errors import typed
+from classifier.errors import as_typed
 from classifier.files import write_csv
 from classifier.runs import named_settings
 
@@ -39,7 +39,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
         names from all runs, and shows those first in which they differ.
         """
         named = {key: value for key, value in named_settings(settings).items() if not key.endswith("._target_")}
-        shown = {key: value if type(value) in (int, float) else typed(value) for key, value in named.items()}
+        shown = {key: value if type(value) in (int, float) else as_typed(value) for key, value in named.items()}
         for summary in hparams(shown, {})[1:]:  # type: ignore[no-untyped-call]
             self.experiment.file_writer.add_summary(summary)
 

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.trainer.states import TrainerFn
 
 from classifier.errors import UserError, require_number, require_whole
-from classifier.training.lightning_private import validation_follows
+from classifier.training.lightning_private import repeat_validation, validation_follows
 from classifier.training.loggers import EpochCSVLogger
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class StopSignals:
         if not self.received:
             self.received, self._since = signum, now
             # not the log, which the signal may have interrupted while it writes
-            os.write(2, b"stopping after this step or validation, with a checkpoint\n")
+            os.write(2, b"stopping after this step, with a checkpoint\n")
 
     def agreed(self, due: bool) -> tuple[int, bool]:
         """The signal that any process got, 0 for none; and whether any wants a checkpoint. All must ask together."""
@@ -86,7 +86,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps the whole state of the run, to resume from: at each epoch's end, and more often where asked for.
 
     Mid-epoch checkpoints are written after an optimiser step, or after the validation that follows it (Lightning would
-    skip that validation on resume). A signal stops the run at the same points.
+    skip that validation on resume). A signal stops the run at the same points, and where it trains in one process also
+    within that validation, which the resumed run then repeats. (Of several, some validate fewer batches.)
 
     Args:
         every_n_train_steps: Optimiser steps; None for none.
@@ -113,14 +114,14 @@ class LastCheckpoint(Checkpoint):
         self.path = str(Path(dirpath, f"{filename}.ckpt"))
         self.signals = StopSignals()
         self._stopped_by, self._saved_at, self._step = 0, 0.0, 0
-        self._stepped = False  # whether the last batch ended with a step
+        self._stepped = True  # whether no batch has passed since the last step
         self._between = False  # whether a resume could begin there
 
     def on_test_start(self, *_: Any) -> None:
         signal.signal(signal.SIGTERM, _end)  # in a test there is nothing to save
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._saved_at, self._step = time.monotonic(), trainer.global_step
+        self._saved_at, self._step, self._stepped = time.monotonic(), trainer.global_step, True
         self.signals.watch(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -128,6 +129,18 @@ class LastCheckpoint(Checkpoint):
         self._between = self._stepped and not (trainer.is_last_batch or validation_follows(trainer))
         if self._between:
             self._save_if(trainer, self.every_n_steps is not None and self._step % self.every_n_steps == 0)
+
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()  # after `repeat_validation`
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # after the last batch, the end is near; and a resumed run would not validate once more where it has to end
+        ending = trainer.should_stop or trainer.global_step == trainer.max_steps
+        last = trainer.fit_loop.epoch_loop.val_loop.batch_progress.is_last_batch
+        if self.signals.received and self._stepped and not (ending or last) and trainer.world_size == 1:
+            repeat_validation(trainer)
+            self._save_if(trainer, True)
+            self._leave(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._stepped and not (trainer.sanity_checking or trainer.is_last_batch):
@@ -155,6 +168,10 @@ class LastCheckpoint(Checkpoint):
             raise SystemExit(exit_code(self._stopped_by) if trainer.local_rank == 0 else 0)
 
     on_train_epoch_start = on_train_batch_start = on_train_end = _leave
+
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._stopped_by = self.signals.agreed(False)[0]  # since the end of the last epoch
+        self._leave(trainer)
 
     def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
         now = time.monotonic()

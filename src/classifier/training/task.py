@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from classifier.errors import UserError, require_number, typed
+from classifier.errors import UserError, as_typed, require_number
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.instantiate import build
 
@@ -53,7 +53,9 @@ class CrossEntropy(nn.CrossEntropyLoss):
             numbers = class_weight if isinstance(class_weight, (list, tuple)) else ()
             fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
             if len(numbers) != len(classes) or not fits:
-                raise UserError(f"loss.class_weight={typed(class_weight)}: none, balanced, or {len(classes)} numbers")
+                raise UserError(
+                    f"loss.class_weight={as_typed(class_weight)}: none, balanced, or {len(classes)} numbers"
+                )
             weight = torch.tensor(class_weight, dtype=torch.float32)
         super().__init__(weight, reduction="none", label_smoothing=label_smoothing)
 

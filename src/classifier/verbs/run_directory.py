@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +14,7 @@ from torch.distributed import TCPStore, destroy_process_group, is_initialized
 
 from classifier.cli import override
 from classifier.errors import UserError
+from classifier.files import alone
 from classifier.runs import new_run_dir, on_main_process, set_variable
 
 LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -25,6 +26,9 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
 
     Args:
         kept_for: The file that shows that it did.
+
+    Raises:
+        UserError: Another process runs there, or the directory of a new run holds one.
     """
     given, parent = config.run_dir is not None, Path(config.log_dir, config.name)
     made_here = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -36,19 +40,23 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
         run_dir = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     else:
         run_dir = _agree_on(parent, config.trainer.num_nodes)
-    # of several processes, all look before the first one writes it: that is when all have joined
-    if config.resume is None and (run_dir / "config.yaml").exists():
-        raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(run_dir)
-    try:
-        yield run_dir
-    finally:
-        if on_main_process() and not given and not (run_dir / kept_for).exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
-            for folder in made_here:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+    busy = f"runs in run_dir={run_dir}: wait until it ends, or use another run_dir"
+    with alone(run_dir / ".lock", busy) if on_main_process() else nullcontext():
+        # of several processes, all look before the first one writes it: that is when all have joined
+        if config.resume is None and (run_dir / "config.yaml").exists():
+            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
+        try:
+            yield run_dir
+        finally:
+            if on_main_process():
+                (run_dir / ".lock").unlink(missing_ok=True)
+            if on_main_process() and not given and not (run_dir / kept_for).exists():
+                shutil.rmtree(run_dir, ignore_errors=True)
+                for folder in made_here:
+                    with suppress(OSError):  # not empty
+                        folder.rmdir()
 
 
 def _started_beside_others() -> str | None:

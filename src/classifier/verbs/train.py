@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import labels_of
-from classifier.errors import UserError, require_choice, require_flag, require_whole, typed
+from classifier.errors import UserError, as_typed, require_choice, require_flag, require_whole
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk
 from classifier.models.network import require_image_size, without_weights
@@ -142,7 +142,7 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     monitor, mode, limit = settings["monitor"], settings["mode"], settings["trainer"]["limit_val_batches"]
     require_choice("monitor", monitor, model.task.metric_names)
     if mode != (best := "min" if monitor.endswith("loss") else "max"):
-        raise UserError(f"mode={typed(mode)} would keep the worst {monitor}: use mode={best}")
+        raise UserError(f"mode={as_typed(mode)} would keep the worst {monitor}: use mode={best}")
     if monitor.startswith("val/") and ("val" not in datamodule.parts or limit == 0):
         remedy = "data.val_fraction=0.1 trainer.limit_val_batches=null, or monitor=train/loss mode=min"
         raise UserError(f"monitor={monitor} needs validation images: use {remedy}")
