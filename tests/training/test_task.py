@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from classifier.errors import UserError, typed
+from classifier.errors import UserError, as_typed
 from classifier.training.task import BatchMix, CrossEntropy, SingleLabel, build_loss
 from tests.training import runs
 
@@ -64,7 +64,7 @@ def test_balanced_weights_have_a_mean_of_one_over_the_images() -> None:
 def test_a_bad_weight_names_its_key(value: Any) -> None:
     with pytest.raises(UserError) as refusal:
         CrossEntropy(classes=CLASSES, class_weight=value)
-    assert f"loss.class_weight={typed(value)}" in str(refusal.value)
+    assert f"loss.class_weight={as_typed(value)}" in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss"])

@@ -53,9 +53,7 @@ class TableDataModule(ClassificationDataModule):
         super().__init__(Path(table).parent if root is None else root, **settings)
         require_choice("data.box_format", box_format, ("xyxy", "xywh"))
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
-            raise UserError(
-                f"data.box_columns={as_typed(box_columns)}: four, as data.box_columns=[xmin,ymin,xmax,ymax]"
-            )
+            raise UserError(f"data.box_columns={as_typed(box_columns)}: use four, such as [xmin,ymin,xmax,ymax]")
         self.table = Path(table).expanduser()
         boxes = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **boxes, "split": split_column, "group": group_column}

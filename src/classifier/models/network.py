@@ -95,9 +95,7 @@ def _per_channel(values: Any, channels: int, key: str) -> list[float]:
     numbers = list(values) if isinstance(values, (list, tuple)) else []
     fits = all(isinstance(number, (int, float)) and (key == "mean" or number > 0) for number in numbers)
     if not fits or len(numbers) not in ((1, 3) if channels == 1 else (channels,)):
-        raise UserError(
-            f"model.{key}={as_typed(values)} must be {channels} numbers, one a channel; those of std above 0"
-        )
+        raise UserError(f"model.{key}={as_typed(values)} must be {channels} numbers, one a channel; of std above 0")
     return numbers if len(numbers) == channels else [sum(numbers) / 3]
 
 

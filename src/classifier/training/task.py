@@ -53,9 +53,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
             numbers = class_weight if isinstance(class_weight, (list, tuple)) else ()
             fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
             if len(numbers) != len(classes) or not fits:
-                raise UserError(
-                    f"loss.class_weight={as_typed(class_weight)}: none, balanced, or {len(classes)} numbers"
-                )
+                raise UserError(f"loss.class_weight={as_typed(class_weight)}: use balanced, or {len(classes)} numbers")
             weight = torch.tensor(class_weight, dtype=torch.float32)
         super().__init__(weight, reduction="none", label_smoothing=label_smoothing)
 
