@@ -184,7 +184,7 @@ def test_names_of_classes(npz: Path) -> None:
         ({"classes": ["a", "b", "a"]}, {}, r"data\.classes_key=null"),
         ({"classes": np.array(["a", "b", "c"], object)}, {}, "classes .*Python objects"),
         ({"classes": [b"a", b"\xff", b"c"]}, {}, "utf-8"),
-        ({}, {"value_range": [1, 0]}, r"data\.value_range=\[1, 0\]"),
+        ({}, {"value_range": [1, 0]}, r"data\.value_range=\[1,0\]"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_refused(npz: Path, arrays: Arrays, options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from classifier.data import samples
 from classifier.data.samples import BOX
-from classifier.errors import UserError
+from classifier.errors import UserError, as_typed
 from tests.data.listing import touch
 from tests.data.tables import make_table
 
@@ -153,7 +153,7 @@ def test_boxes() -> None:
     assert grown[BOX].to_numpy().tolist() == [[8, 16, 32, 64]]
     assert samples.boxes_of(make_table(["a"])) is None
     for margin in (-0.1, float("nan"), "wide", None):
-        with pytest.raises(UserError, match=rf"^data\.margin={margin} must "):
+        with pytest.raises(UserError, match=rf"^data\.margin={as_typed(margin)} must "):
             samples.require_crops("all", margin)  # type: ignore[arg-type]
 
 

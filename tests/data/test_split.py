@@ -10,7 +10,7 @@ import pytest
 
 from classifier.data.samples import SPLITS, group_ids, image_ids, labels_of
 from classifier.data.split import Splitting, grouped, read_split, write_split
-from classifier.errors import UserError
+from classifier.errors import UserError, as_typed
 from tests.data.tables import make_table
 
 
@@ -259,7 +259,7 @@ BAD: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD.items() for value in values])
 def test_settings_out_of_range(key: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"data.{key}={value}"):
+    with pytest.raises(UserError, match=f"data.{key}={as_typed(value)}"):
         Splitting(**{key: value})
     with pytest.raises(UserError, match=r"data\.val_fraction=0\.6 .*data\.test_fraction=0\.5"):
         Splitting(0.6, 0.5)

@@ -126,8 +126,10 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     assert "stopped (unfinished)" in printed.err
 
 
-BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
-DAMAGED = {"config.yaml": [b"", b"- a\n- b\n", b"a: [", b"\xff\x00", b"mode: max\n", BOMB.encode(), b"[" * 50_000],
+WHOLE = "monitor: val/acc\nmode: max\n"
+BOMB = WHOLE + "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(20))
+DEEP = f"{WHOLE}deep: {'[' * 500}{']' * 500}\n"
+DAMAGED = {"config.yaml": [b"", b"- a\n- b\n", b"a: [", b"\xff\x00", b"mode: max\n", BOMB.encode(), DEEP.encode()],
            "metrics.json": [b'{"val/ac', b"[1]", b"\xff", b'{"val/acc": 1%s}' % (b"0" * 400), b"[" * 100_000],
            "metrics.csv": [b"", b"a\x00b", b"epoch,step,val/acc\n1,2,high\n", b"one,line\n1,2,3,4\n"]}  # fmt: skip
 

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import functional
 
-from classifier.errors import UserError
+from classifier.errors import UserError, as_typed
 from classifier.training.averaging import TRAINING_WEIGHTS, WeightAverage
 from classifier.training.checkpoints import BestCheckpoint
 from classifier.training.stopping import LastCheckpoint
@@ -132,7 +132,7 @@ def test_what_does_not_change_stays_to_the_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decay", [0, 1.5, "much", True])
 def test_a_bad_decay(decay: Any) -> None:
-    with pytest.raises(UserError, match=f"ema={decay} must"):
+    with pytest.raises(UserError, match=f"ema={as_typed(decay)} must"):
         WeightAverage(decay)
 
 
