@@ -188,8 +188,7 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
     typed = [text for text in typed if not text.startswith(("-", "hydra."))]
     keys = {text.partition("=")[0] for text in typed}
     for run in reversed(find_runs(log_dir, debug=True)) if run_dir is None else [Path(run_dir)]:
-        passed = not (run / "config.yaml").is_file() or (run_dir is None and _is_broken(run))
-        starts = [] if passed else read_starts(run)
+        starts = read_starts(run) if (run / "config.yaml").is_file() and (run_dir or not _is_broken(run)) else []
         first = starts[0]["overrides"] if starts else []
         if starts and run_dir is not None:
             if missing := " ".join(text for text in first if text.partition("=")[0] not in keys):

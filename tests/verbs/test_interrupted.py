@@ -130,7 +130,6 @@ def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Pat
     """Two start or resume a run at once: one is refused and changes nothing, the other is killed. 25 times each."""
     draw, marker, run_dir = random.Random(workers), "callbacks.progress_bar.refresh_rate=", tmp_path / "run"
     watched = [run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
-    opened = done = 0
     for number in range(25):
         again = (*RUN, f"data.root={folder}", "run_dir=run")
         ways = [again, again if start_count(run_dir) == 0 else ("resume=run",)]
@@ -144,7 +143,7 @@ def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Pat
         until = time.monotonic() + draw.uniform(0, 2)
         while time.monotonic() < until:
             for path in watched:
-                opened += path.exists() and bool(read_checkpoint(path))
+                assert not path.exists() or read_checkpoint(path)
         winner.kill()
         assert winner.returncode in (0, -signal.SIGKILL), winner.output()
         starts = (run_dir / "starts.jsonl").read_text() if start_count(run_dir) else ""
@@ -152,8 +151,6 @@ def test_pairs_of_one_run(workers: int, whole: Path, folder: Path, tmp_path: Pat
         if (run_dir / "metrics.json").exists():
             assert_same(run_dir, whole)
             shutil.rmtree(run_dir)
-            done += 1
-    print(f"{opened} checkpoints opened, {done} runs done")
     finish(start("train", *again, *more[0], cwd=tmp_path))
     assert_same(run_dir, whole)
 
@@ -184,13 +181,12 @@ def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
     process = start("train", *endless, "resume=auto", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
     (run_dir,) = runs(tmp_path / "logs")
-    for typed in ((*endless, "resume=auto"), (*endless, f"run_dir={run_dir}")):
-        assert f"process {process.pid} on {platform.node()} " in refuse("train", *typed, cwd=tmp_path)
+    refusal = refuse("train", *endless, "resume=auto", cwd=tmp_path)
+    assert f"process {process.pid} on {platform.node()} " in refusal
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert runs(tmp_path / "logs") == [run_dir]
-    assert start_count(run_dir) == 1
     done = len(rows(run_dir / "metrics.csv"))
     said = re.search(rf"epoch (\d+): resume={run_dir.relative_to(tmp_path)}", output)
     assert said is not None

@@ -52,11 +52,11 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
         finally:
             if on_main_process():
                 (run_dir / ".lock").unlink(missing_ok=True)
-            if on_main_process() and not given and not (run_dir / kept_for).exists():
-                shutil.rmtree(run_dir, ignore_errors=True)
-                for folder in made_here:
-                    with suppress(OSError):  # not empty
-                        folder.rmdir()
+                if not given and not (run_dir / kept_for).exists():
+                    shutil.rmtree(run_dir, ignore_errors=True)
+                    for folder in made_here:
+                        with suppress(OSError):  # not empty
+                            folder.rmdir()
 
 
 def _started_beside_others() -> str | None:
