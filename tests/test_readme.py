@@ -107,7 +107,10 @@ def test_it_is_short() -> None:
 
 def test_the_commands_are_found() -> None:
     assert len(COMMANDS) > 12
-    assert all(command.startswith(("git clone ", "cd ", "make ", "python src/", "python scripts/", "tensorboard ")) for command in COMMANDS)
+    assert all(
+        command.startswith(("git clone ", "cd ", "make ", "python src/", "python scripts/", "tensorboard "))
+        for command in COMMANDS
+    )
 
 
 def test_make_targets_exist() -> None:

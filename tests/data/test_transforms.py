@@ -61,7 +61,8 @@ def test_a_picture_is_the_same_in_whatever_form_it_comes(tmp_path: Path, suffix:
     expected = numbers(path)
     assert torch.equal(numbers(str(path)), expected)
     with Image.open(path) as image:
-        forms = [image, image, image.copy(), np.array(ImageOps.exif_transpose(image))]  # once not decoded, then decoded
+        # twice, as the first has decoded it
+        forms: list[Any] = [image, image, image.copy(), np.array(ImageOps.exif_transpose(image))]
         found = torch.stack([numbers(form) for form in forms])
         assert image.size == (600, 400)
         grey = numbers(np.array(image.convert("L")))

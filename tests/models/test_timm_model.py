@@ -119,7 +119,7 @@ def test_weights_may_have_a_prefix(prefix: str, tmp_path: Path) -> None:
     differing = {key for key, value in loaded.state_dict().items() if not torch.equal(value, published[key])}
     assert differing == {"fc.weight", "fc.bias"}
     assert "state_dict" not in loaded.pretrained_cfg  # type: ignore[operator]
-    same = {"pretrained": False, "checkpoint_path": str(tmp_path / "run.ckpt")}
+    same: dict[str, Any] = {"pretrained": False, "checkpoint_path": str(tmp_path / "run.ckpt")}
     torch.testing.assert_close(timm_model("resnet18", num_classes=1000, **same).state_dict(), published)
 
 

@@ -50,7 +50,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored = PillowImage(Image.open(BytesIO(content)), ours=True)
+            stored: StoredImage = PillowImage(Image.open(BytesIO(content)), ours=True)
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
