@@ -145,11 +145,11 @@ def test_commands_of_the_docs(clone: Path, page: str) -> None:
 
 @pytest.mark.slow
 def test_use_from_python(clone: Path) -> None:
-    do(["python src/train.py experiment=folder_cnn data.root=my_photos run_dir=trained"], clone)
+    do(["python src/train.py experiment=folder_cnn data.root=my_photos run_dir=used"], clone)
     (snippet,) = [text for language, text in blocks(README) if language == "python" and "load_from_checkpoint" in text]
     work = clone / "elsewhere"
     work.mkdir()
-    (clone / "trained" / "checkpoints" / "best.ckpt").rename(work / "best.ckpt")
+    (clone / "used" / "checkpoints" / "best.ckpt").rename(work / "best.ckpt")
     generate.save(generate.picture("red"), work / "photo.jpg")
     assert execute(["python", "-c", snippet], work).strip() in generate.CLASSES
 
