@@ -7,10 +7,11 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from classifier.data import ClassificationDataModule
+from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.runs import CONFIG_DIR, leaves, plain
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
@@ -45,6 +46,16 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:
             yield from nodes(value)
 
 
+def test_the_section_of_the_data_is_what_hydra_instantiates(folder: Path) -> None:
+    config = compose("experiment=folder_cnn", f"data.root={folder}", "data.image_size=[24,32]", "data.num_workers=0")
+    datamodule, ours = hydra.utils.instantiate(config.data), build_datamodule(plain(config.data))
+    datamodule.setup()
+    ours.setup()
+    batch, expected = (next(iter(module.train_dataloader())) for module in (datamodule, ours))
+    assert batch["image"].shape == (21, 3, 24, 32)  # 42 in two equal parts
+    assert all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_targets_of_an_option_exist_and_take_its_keys(option: str, tmp_path: Path) -> None:
     config = compose(option, f"data.root={tmp_path}", f"run_dir={tmp_path}")
@@ -55,7 +66,7 @@ def test_targets_of_an_option_exist_and_take_its_keys(option: str, tmp_path: Pat
     assert len(found) >= 10
     for node in found:
         target = hydra.utils.get_object(node["_target_"])
-        taken = {"_target_", *inspect.signature(target).parameters}
+        taken = {"_target_", "_recursive_", "_convert_", *inspect.signature(target).parameters}
         if "settings" in taken:  # which are its base's
             taken |= inspect.signature(target.__base__).parameters.keys()
             taken |= inspect.signature(ClassificationDataModule).parameters.keys()

@@ -291,9 +291,12 @@ def explain(error: Exception, config_name: str) -> str:
         key = error.full_key or text.rsplit(" ", 1)[-1]
         return f"{key} is not set: type {key}=..."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        group, _, option = str(error.missing_cfg_file).partition("/")
         named = f"{group}=timm {group}.name={option} or " if "timm" in error.options else ""  # any of timm's by name
-        return f"{group}={option} does not exist: {named}{did_you_mean(option, error.options)}"
+        named = f"data.root={option} or " if group == "data" and Path(option).exists() else named
+        return f"{group}={option} does not exist: {named}{did_you_mean(option, set(error.options) - {'_base'})}"
+    if found := re.search(r"parsing override '([^']*)'\s+missing EQUAL", text):
+        return f"{found[1]} is no KEY=VALUE: a folder is given as data.root={found[1]}; --help shows the keys"
     if isinstance(error, HydraException) and (found := re.search(r"Could not override '([^'@]+)", text)):
         chosen = [text for text in sys.argv[1:] if (CONFIG_DIR / f"{text.replace('=', '/', 1)}.yaml").is_file()]
         known = ["experiment", *leaves(OmegaConf.to_container(_compose(config_name, chosen)[0]), sections=True)]

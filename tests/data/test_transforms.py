@@ -2,12 +2,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
 from classifier.data import ImageFolderDataModule
+from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.data.loader import ResumableLoader
 from classifier.data.transforms import Augmentation, Preprocessing, random_region, train_sizes
 from classifier.errors import UserError
@@ -48,6 +50,32 @@ def test_the_region_is_what_is_read(tmp_path: Path, resize: str, left: tuple[int
     read = Preprocessing((10, 10), resize)(save(image, tmp_path / "x.png"))
     assert tuple(read[:, 5, 1].tolist()) == left
     assert tuple(read[:, 5, 8].tolist()) == (0, 255, 0)
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("png", (30, 20)), ("jpg", (30, 20)), ("jpg", (300, 400))])
+def test_a_picture_is_the_same_in_whatever_form_it_comes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    path = save(picture("red", (60, 40)).resize((600, 400)), tmp_path / f"x.{suffix}", exif=exif)
+    numbers = Preprocessing(size)
+    expected = numbers(path)
+    assert torch.equal(numbers(str(path)), expected)
+    with Image.open(path) as image:
+        # twice, as the first has decoded it
+        forms: list[Any] = [image, image, image.copy(), np.array(ImageOps.exif_transpose(image))]
+        found = torch.stack([numbers(form) for form in forms])
+        assert image.size == (600, 400)
+        grey = numbers(np.array(image.convert("L")))
+    # a JPEG file is decoded at a fraction of its size
+    tolerance = 12 if suffix == "jpg" and size[0] < 100 else 1
+    assert (found.int() - expected.int()).abs().max() <= tolerance
+    assert torch.equal(grey, grey[:1].expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((3, 8, 8), np.uint8)])
+def test_an_array_that_is_no_picture_is_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"uint8 \(H, W"):
+        Preprocessing((8, 8))(pixels)
 
 
 @pytest.mark.parametrize("numbers", [Preprocessing((224, 224)), Preprocessing((32, 48), "squash", 0.875, "bicubic", 1)])

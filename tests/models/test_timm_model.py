@@ -87,6 +87,42 @@ def test_file_that_does_not_fit(name: str, key: str, tmp_path: Path) -> None:
         timm_model("resnet18", num_classes=5, **arguments)
 
 
+CONTENTS = {
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 56\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html>\n<html></html>\n", "web page"),
+    "half": (None, "cut off"),
+}
+
+
+@pytest.mark.parametrize("key", ["weights", "checkpoint_path"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("content", CONTENTS)
+def test_what_holds_no_weights_is_named(content: str, suffix: str, key: str, tmp_path: Path) -> None:
+    path, (start, said) = tmp_path / f"{content}.{suffix}", CONTENTS[content]
+    if start is None:
+        weights = {"weight": torch.zeros(1000)}
+        (save_file if suffix == "safetensors" else torch.save)(weights, path)
+        start = path.read_bytes()[:3000]
+    path.write_bytes(start)
+    arguments: dict[str, Any] = {key: str(path), "pretrained": key == "weights"}
+    with pytest.raises(UserError, match=rf"model\.{key}={path} .*{said}"):
+        timm_model("resnet18", num_classes=5, **arguments)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "network.", "module.student.backbone."])
+def test_weights_may_have_a_prefix(prefix: str, tmp_path: Path) -> None:
+    """As Lightning writes them, beside what is not the network's."""
+    published = timm.create_model("resnet18").state_dict()
+    prefixed = {f"{prefix}{key}": value for key, value in published.items()}
+    torch.save({"state_dict": {"normalize.scale": torch.ones(3), **prefixed}}, tmp_path / "run.ckpt")
+    loaded = timm_model("resnet18", num_classes=5, weights=str(tmp_path / "run.ckpt"))
+    differing = {key for key, value in loaded.state_dict().items() if not torch.equal(value, published[key])}
+    assert differing == {"fc.weight", "fc.bias"}
+    assert "state_dict" not in loaded.pretrained_cfg  # type: ignore[operator]
+    same: dict[str, Any] = {"pretrained": False, "checkpoint_path": str(tmp_path / "run.ckpt")}
+    torch.testing.assert_close(timm_model("resnet18", num_classes=1000, **same).state_dict(), published)
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -15,6 +15,7 @@ from classifier.errors import UserError
 from classifier.runs import read_starts
 from classifier.training import checkpoints
 from classifier.training.checkpoints import BestCheckpoint, open_model, read_checkpoint
+from classifier.training.module import ImageClassifier
 from classifier.training.stopping import LastCheckpoint
 from tests.training import runs
 
@@ -129,14 +130,19 @@ def test_another_network_in_a_checkpoint_is_not_built(checkpoint: Path, tmp_path
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("some text\n")
+    (tmp_path / "pointer.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n")
+    (tmp_path / "page.ckpt").write_text("\n<!DOCTYPE html>\n<html></html>\n")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")  # of another Lightning project
     torch.save([1, 2], tmp_path / "list.ckpt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.ckpt")
-    for name in ("missing", "text", "weights", "other", "list", "module"):
+    for name in ("missing", "text", "pointer", "page", "weights", "other", "list", "module"):
         path = tmp_path / f"{name}.ckpt"
         with pytest.raises(UserError, match=f"resume={path} "):
             read_checkpoint(path, "resume")
+    for name, said in (("pointer", "git lfs pull"), ("page", "web page"), ("missing", "missing.ckpt")):
+        with pytest.raises(UserError, match=rf"checkpoint_path=.*{said}"):
+            ImageClassifier.load_from_checkpoint(tmp_path / f"{name}.ckpt")
 
 
 def test_init_from_copies_what_fits_and_names_the_rest(checkpoint: Path) -> None:

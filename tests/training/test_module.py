@@ -33,6 +33,15 @@ def test_a_checkpoint_keeps_what_use_needs_and_loads_nothing(tmp_path: Path) -> 
     torch.testing.assert_close(opened.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+def test_a_batch_too_small_for_the_network_is_refused(tmp_path: Path) -> None:
+    """BatchNorm over one image of one pixel; frozen, it takes one."""
+    model = {"_target_": "classifier.models.ResNet9", "width": 4}
+    with pytest.raises(UserError, match=r"data\.batch_size=2"):
+        runs.trainer(tmp_path, max_epochs=1).fit(runs.make_classifier(model=model), runs.loader(batch_size=1))
+    frozen = runs.make_classifier(model=model, finetune={"stages": 0})
+    runs.trainer(tmp_path, max_epochs=1).fit(frozen, runs.loader(batch_size=1))
+
+
 def test_a_checkpoint_builds_no_loss_and_no_optimiser(tmp_path: Path) -> None:
     """Whatever a stranger has added to the file."""
     trap = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "sprung")}

@@ -60,7 +60,8 @@ def test_a_checkpoint_is_plain_data(trained: Path) -> None:
     assert len(checkpoint["run"]["data_fingerprint"]) == 64
     assert checkpoint["run"]["versions"]["torch"] == torch.__version__
     assert "val/acc" in checkpoint["run"]["metrics"]
-    model = ImageClassifier.load_from_checkpoint(path)
+    model = ImageClassifier.load_from_checkpoint(trained)  # its best
+    assert model.state_dict().keys() == checkpoint["state_dict"].keys()
     assert model.classes == ("blue", "green", "red")
     assert model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 3)
 

@@ -142,8 +142,8 @@ def _check_pictures(images: Images, rows: Sequence[int], check: str) -> list[Out
 
     def size(row: int) -> tuple[int, int]:
         picture = images.picture(row)
-        if isinstance(picture, Path):
-            return image_size(picture, check)
+        if isinstance(picture, (str, Path)):
+            return image_size(Path(picture), check)
         if isinstance(picture, Image.Image):
             picture.load()
             return picture.size

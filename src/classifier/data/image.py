@@ -14,7 +14,7 @@ from classifier.data import jpeg
 from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.errors import UserError
 
-Picture = Path | np.ndarray | Image.Image
+Picture = str | Path | np.ndarray | Image.Image
 """What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
 
 Box = tuple[int, int, int, int]
@@ -35,8 +35,10 @@ def open_image(picture: "Picture | StoredImage") -> "StoredImage":
         return ArrayImage(picture)
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
-    data = picture.read_bytes()
-    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(Image.open(BytesIO(data)))
+    data = Path(picture).read_bytes()
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(
+        Image.open(BytesIO(data)), ours=True
+    )
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -55,13 +57,17 @@ def orientation_of(image: Image.Image) -> int:
 
 
 class PillowImage:
-    """An image in any format that Pillow reads; the part is cut out after all of it is decoded."""
+    """An image in any format that Pillow reads; the part is cut out after all of it is decoded.
 
-    def __init__(self, image: Image.Image) -> None:
+    Args:
+        ours: Whether it may be decoded at a fraction of its size, which changes it for whoever else has it.
+    """
+
+    def __init__(self, image: Image.Image, ours: bool = False) -> None:
         self.image = image
         self.width, self.height = image.size
         self.orientation = orientation_of(image)
-        self.max_shrink = 8 if image.format == "JPEG" else 1
+        self.max_shrink = 8 if ours and image.format == "JPEG" else 1
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         if shrink > 1:
@@ -79,6 +85,8 @@ class ArrayImage:
         self.orientation = orientation
         self.pixels = pixels if pixels.ndim == 3 else pixels[..., None]
         self.height, self.width, self.channels = self.pixels.shape
+        if pixels.dtype != np.uint8 or self.channels not in (1, 3):
+            raise ValueError(f"{pixels.dtype} {pixels.shape} is not uint8 (H, W) or (H, W, 3)")
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         x1, y1, x2, y2 = part
@@ -119,7 +127,7 @@ class ImageError(UserError):
 
 def unreadable(picture: Picture | StoredImage, error: Exception) -> ImageError:
     """The error to raise for what cannot be opened or decoded."""
-    name = picture if isinstance(picture, Path) else f"of the type {type(picture).__name__}"
+    name = picture if isinstance(picture, (str, Path)) else f"of the type {type(picture).__name__}"
     return ImageError(
         f"cannot read the image {name} ({image_problem(error)}): "
         "mend or remove it, or leave all such files out with data.check=full data.on_error=skip"
@@ -166,7 +174,7 @@ def _header(picture: Picture) -> tuple[int, int, int]:
     """Stored width and height, and the EXIF orientation."""
     if isinstance(picture, np.ndarray):
         return picture.shape[1], picture.shape[0], 1
-    if isinstance(picture, Path):
+    if isinstance(picture, (str, Path)):
         try:
             with Image.open(picture) as image:
                 return _header(image)

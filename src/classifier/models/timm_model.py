@@ -5,6 +5,7 @@ Source: R. Wightman, PyTorch Image Models, https://github.com/huggingface/pytorc
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError, as_typed, require_choice, require_number
+from classifier.files import report_no_weights
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,9 @@ def timm_model(
         if weights is not None:
             network = _with_weights(name, weights, options)
         else:
-            network = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path, **options)
+            network = timm.create_model(name, pretrained=pretrained, **options)
+        if checkpoint_path is not None:
+            network.load_state_dict(_read("model.checkpoint_path", checkpoint_path, next(iter(_matrices(network)))))
     except UserError:
         raise
     except Exception as error:  # of many kinds, as the file, the arguments or the hub may be at fault
@@ -69,8 +73,8 @@ def timm_model(
         named = "".join(f"{key}={path} " for key, path in files.items() if path)
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise UserError(
-            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): use null for "
-            "what it does not take, and model.weights=FILE or model.pretrained=false where the hub is out of reach"
+            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): where the hub "
+            "is out of reach, use model.weights=FILE or model.pretrained=false; and null for what it does not take"
         ) from error
     head = network.get_classifier()  # type: ignore[operator]
     is_new = pretrained and published_as is not None and published_as.num_classes != num_classes
@@ -90,15 +94,41 @@ def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module
     """
     with torch.random.fork_rng(devices=[]):
         drawn = _matrices(timm.create_model(name, pretrained=False, **options))
-    network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
+    source: dict[str, Any] = {"file": weights}
+    stored: set[str] = set()
+    if not weights.endswith(".npz"):
+        source = {"state_dict": _read("model.weights", weights, next(iter(drawn)))}
+        stored = set(_matrices(source["state_dict"]))
+    network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options)
+    network.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
     loaded = {key for key, value in _matrices(network).items() if not torch.equal(drawn[key], value)}
-    stored = set() if weights.endswith(".npz") else set(_matrices(timm.models.load_state_dict(weights)))
     unused = stored - set(drawn) if loaded <= stored else set()  # else timm has renamed them
     matched = f"{len(loaded)} of {len(drawn)} layers matched"
     if max(len(drawn) - len(loaded), len(unused)) > 2 + 0.1 * len(drawn):  # a new head may have two, or the file
         raise UserError(f"model.weights={weights} is of another network than model.name={name}: {matched}")
     log.info("%s: %s", weights, matched)
     return network
+
+
+def _read(key: str, path: str, first: str) -> dict[str, torch.Tensor]:
+    """The weights of a file, without what most of their names begin with, such as Lightning's `model.`.
+
+    Args:
+        key: The setting that named the file.
+        first: The name that the network itself has for one of them.
+
+    Raises:
+        UserError: There are none in it.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{key}={path} does not exist: name a .safetensors or .pth file")
+    otherwise = f"is cut off, or holds more than tensors, such as code: fetch it again, or use {key}=null"
+    with report_no_weights(Path(path), key, otherwise):
+        state: dict[str, torch.Tensor] = timm.models.load_state_dict(path)
+        names = [name for name in state if f".{name}".endswith(f".{first}")]
+    prefix = min(names, key=len, default=first).removesuffix(first)
+    bare = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return bare if 2 * len(bare) > len(state) else state
 
 
 def _matrices(network: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import ArrayImage, Box, Picture, StoredImage, decode, everything, exif_of, open_image
+from classifier.data.image import ArrayImage, Box, Picture, PillowImage, StoredImage, decode, everything, exif_of
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -41,6 +41,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             all of it.
     """
     try:
+        picture = Path(picture) if isinstance(picture, str) else picture
         if isinstance(picture, Path):
             content = picture.read_bytes()
             if not content:
@@ -49,13 +50,13 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with Image.open(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored = open_image(Image.open(BytesIO(content)))
+            stored: StoredImage = PillowImage(Image.open(BytesIO(content)), ours=True)
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
             digest = hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode()).digest()
             notes = _notes(picture) if isinstance(picture, Image.Image) else {}
-            stored = open_image(pixels)
+            stored = ArrayImage(pixels)
         if boxes is None:
             return Facts(width, height, notes, digest, _thumbnail(stored)[None])
         # decoded once, to the end, wherever they lie

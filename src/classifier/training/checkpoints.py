@@ -17,7 +17,7 @@ from classifier.data.split import write_split
 from classifier.errors import UserError, require_whole
 from classifier.files import replacing, whole_file
 from classifier.runs import record_start, versions
-from classifier.training.module import ImageClassifier
+from classifier.training.module import ImageClassifier, load_plain
 
 RUN_KEY = "run"  # of what `RunRecord` adds: config, data_root, data_fingerprint, metrics, versions
 
@@ -33,13 +33,7 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        raise UserError(
-            f"{key}={path} cannot be read, is cut off, or holds more than tensors and plain values, which could run "
-            "code: name a checkpoint that src/train.py wrote"
-        ) from error
+    checkpoint = load_plain(path, key)
     if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
         raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
     return checkpoint

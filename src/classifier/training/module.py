@@ -14,8 +14,10 @@ from torchmetrics import Metric
 from classifier.data.loader import Batch, ResumableLoader
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_choice
+from classifier.files import report_no_weights
 from classifier.instantiate import build
 from classifier.models.network import build_model, without_weights
+from classifier.runs import find_checkpoint
 from classifier.seeding import seed_place
 from classifier.training.finetune import FineTuning
 from classifier.training.optimizers import build_optimizer
@@ -23,6 +25,20 @@ from classifier.training.schedules import forget_length, run_length
 from classifier.training.task import TASKS, BatchMix, build_loss
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
+
+
+def load_plain(path: Path, key: str) -> Any:
+    """What a checkpoint's file holds, on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: It is cut off, holds code, or is something else.
+    """
+    otherwise = (
+        "cannot be read, is cut off, or holds more than tensors and plain values, which could run code: "
+        "name a checkpoint that src/train.py wrote"
+    )
+    with report_no_weights(path, key, otherwise):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class ImageClassifier(pl.LightningModule):
@@ -104,8 +120,13 @@ class ImageClassifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu") -> Self:  # type: ignore[override]
-        """As `from_checkpoint`, from a file, on the device `map_location`. Nothing in it is executed."""
-        return cls.from_checkpoint(torch.load(checkpoint_path, map_location="cpu", weights_only=True)).to(map_location)
+        """As `from_checkpoint`, on the device `map_location`. Nothing in the file is executed.
+
+        Args:
+            checkpoint_path: A file, a run directory (its best), or `latest` of those in `logs`.
+        """
+        path = find_checkpoint(str(checkpoint_path), Path("logs"), "checkpoint_path")
+        return cls.from_checkpoint(load_plain(path, "checkpoint_path")).to(map_location)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
@@ -115,7 +136,14 @@ class ImageClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         labels = batch["label"]
         images, targets = self.mix(self.normalize(batch["image"]), labels)
-        logits = self.network(images)
+        try:
+            logits = self.network(images)
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            # BatchNorm has no deviation of one value
+            reason = f"data.batch_size=1 is too small for this network in training ({error})"
+            raise UserError(f"{reason}: use data.batch_size=2 or more, or a larger data.image_size") from error
         losses = self.task.losses(logits, targets)
         self.train_metrics.update(logits.detach(), labels, losses.detach())
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
