@@ -73,8 +73,8 @@ def timm_model(
         named = "".join(f"{key}={path} " for key, path in files.items() if path)
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise UserError(
-            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): where the hub "
-            "is out of reach, use model.weights=FILE or model.pretrained=false; and null for what it does not take"
+            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): where the "
+            "hub is out of reach, use model.weights=FILE or model.pretrained=false; and null for what it does not take"
         ) from error
     head = network.get_classifier()  # type: ignore[operator]
     is_new = pretrained and published_as is not None and published_as.num_classes != num_classes
