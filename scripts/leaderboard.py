@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from classifier.cli import show_any_text
 from classifier.errors import UserError
 from classifier.tools.leaderboard import compare
 
@@ -33,6 +34,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str]) -> None:
+    show_any_text()
     try:
         arguments = parse_arguments(words)
         compare(**{**vars(arguments), "over": [key for key in arguments.over.split(",") if key]})
