@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from classifier.cli import show_any_text
 from classifier.errors import UserError
 from classifier.tools.leaderboard import compare
 
@@ -36,6 +37,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str]) -> None:
+    show_any_text()
     try:
         arguments = parse_arguments(words)
         lists = {key: [word for word in getattr(arguments, key).split(",") if word] for key in ("over", "columns")}

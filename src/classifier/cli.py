@@ -1,5 +1,6 @@
 """From a command line to a config, a verb and an exit code. Imports no torch, so that `--help` is fast."""
 
+import io
 import logging
 import os
 import re
@@ -46,6 +47,7 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # so the entries have set it while they import
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    show_any_text()
     # Hydra prints errors itself and ends with 1, unless this is set: then they arrive here
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -98,6 +100,13 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
         print(f"error: {refusal}", file=sys.stderr)
     if code := 2 if refusals else max(codes):
         sys.exit(code)
+
+
+def show_any_text() -> None:
+    """Print what the terminal's encoding lacks, such as a class name in Chinese, as `\\u72d7` instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:

@@ -30,7 +30,8 @@ def require_outside(output: Path, root: Path, key: str = "output") -> None:
         UserError: `output` is `root`, or lies in it.
     """
     if output.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{key}={output} lies in the data folder {root}, which is only read: name another place")
+        what = f"{key}={output} lies in the data folder {root}, which is only read"
+        raise UserError(f"{what}: name another place with {key}=...")
 
 
 @contextmanager
@@ -152,6 +153,8 @@ def made_once(
             return
         with whole_file(path, key) as scratch:
             make(scratch)
+            if path.is_dir():  # what replaces a folder needs an empty one
+                _remove(path)
 
 
 @contextmanager

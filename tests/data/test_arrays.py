@@ -1,6 +1,7 @@
 import logging
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ def test_a_range_that_no_rule_fits(npz: Path, stored: list[float]) -> None:
     [
         ([[0], [1], [2], [0], [1], [10]], ["0", "1", "2", "0", "1", "10"]),
         ([0.0, 1.0, 2.0, 0.0, 1.0, 10.0], ["0", "1", "2", "0", "1", "10"]),
+        (np.array([9, 1, 2**63 - 1, 0, 1, 10], np.uint64), ["9", "1", str(2**63 - 1), "0", "1", "10"]),
+        (np.array([0, 1, 2048, 0, 1, 10], np.float16), ["0", "1", "2048", "0", "1", "10"]),
         ([True, False, True, True, True, True], ["1", "0", "1", "1", "1", "1"]),
         (np.eye(6)[[1, 0, 2, 5, 3, 4]], ["1", "0", "2", "5", "3", "4"]),
         (np.eye(6, dtype=np.uint8)[[1, 0, 2, 5, 3, 4]], ["1", "0", "2", "5", "3", "4"]),
@@ -174,6 +177,10 @@ def test_names_of_classes(npz: Path) -> None:
         ({"Y_train": [0, 1, -1, 0, 1, 2]}, {}, "-1 at 2"),
         ({"Y_train": [0, 1.5, 1, 0, 1, 2]}, {}, "1.5 at 1"),
         ({"Y_train": [0, 1, np.nan, 0, 1, 2]}, {}, "nan at 2"),
+        ({"Y_train": [0, 1, np.inf, 0, 1, 2]}, {}, "inf at 2"),
+        ({"Y_train": [0, 1, 1e300, 0, 1, 2]}, {}, r"1e\+300 at 2"),
+        ({"Y_train": np.array([0, 1, 2**63 + 1, 0, 1, 2], np.uint64)}, {}, f"{2**63 + 1} at 2"),
+        ({"Y_train": ["a", "b", "\ud800", "a", "b", "b"]}, {}, "Y_train .*surrogates"),
         ({"Y_train": [[1, 0], [0, 1], [1, 1], [0, 1], [0, 1], [0, 1]]}, {}, "at 2"),
         ({"Y_train": np.zeros(6, complex)}, {}, "complex128"),
         ({"Y_train": np.array([0, "a", None] * 2, object)}, {}, r"Y_train .*Python objects.*dtype=str"),
@@ -214,6 +221,23 @@ def test_a_damaged_file(npz: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"set.npz"):
         read(npz)
     assert [path for path in npz.parent.glob("cache/arrays/*X_train*") if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("kind", ["set.npz", "X_train.npy"])
+def test_any_damage_gets_one_message(npz: Path, kind: str) -> None:
+    """Bytes that are changed, above all in headers: it is read or refused, and never fails otherwise."""
+    root = write(npz) if kind == "set.npz" else as_folder(write(npz))
+    path, random, read_whole = npz.parent / kind, np.random.default_rng(0), 0
+    whole = path.read_bytes()
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in random.integers(0, random.choice([16, 130, len(content)]), 2):
+            content[place] = random.integers(0, 256)
+        path.write_bytes(content)
+        with suppress(UserError):
+            read(root)
+            read_whole += 1
+    assert 0 < read_whole < 140
 
 
 @pytest.mark.parametrize("content", [b"hello", None])

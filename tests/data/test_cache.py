@@ -166,12 +166,17 @@ def test_a_later_run_finds_it_again_and_only_what_is_the_same(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["table.npy", "pixels.npy"])
 @pytest.mark.parametrize("length", [0, 100, -1])
-def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str, length: int) -> None:
-    epoch(ready(folder, tmp_path))
+def test_a_damaged_one_is_rebuilt(
+    folder: Path, tmp_path: Path, name: str, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = epoch(ready(folder, tmp_path))
     (path,) = files(tmp_path)
     (path / name).write_bytes((path / name).read_bytes()[:length])
-    with pytest.raises(UserError, match=f"{path}.*remove"):
-        epoch(ready(folder, tmp_path))
+    for damaged in (True, False):
+        caplog.clear()
+        assert torch.equal(epoch(ready(folder, tmp_path)), wanted)
+        assert [str(path) in line for line in caplog.text.splitlines() if "WARNING" in line] == [True] * damaged
+    assert files(tmp_path) == [path]
 
 
 def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

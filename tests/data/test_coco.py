@@ -99,6 +99,8 @@ def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
         ({"image_id": 1, "category_id": 5, "bbox": [0, 0, 1]}, "images/a.jpg", "no box"),
         ({"image_id": 1, "category_id": 5, "bbox": [0, 0, "w", 1]}, "images/a.jpg", "no box"),
         ({"image_id": 1, "category_id": 5, "bbox": [3, 3, 0, 1]}, "images/a.jpg", "x 3 to 3"),
+        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, 10**400, 1]}, "images/a.jpg", "no box"),
+        ({"image_id": 10**400, "category_id": 5, "bbox": [0, 0, 1, 1]}, "instances.json", "image_id 1000"),
     ],
 )
 def test_what_cannot_be_used_is_a_problem(tmp_path: Path, entry: dict[str, Any], path: str, reason: str) -> None:
@@ -129,6 +131,12 @@ def test_missing_images(tmp_path: Path) -> None:
         (changed("annotations", "x"), "'annotations'"),
         (changed("images", {"file_name": "c.jpg"}), r"images\[3\] has no id"),
         (changed("images", {"id": 1, "file_name": "c.jpg"}), r"images\[3\] .* 1"),
+        (changed("images", {"id": [1], "file_name": "\ud800.jpg"}), r"instances.json .*data\.annotations="),
+        (changed("categories", {"id": "5", "name": "\ud800"}), r"instances.json .*data\.annotations="),
+        (changed("categories", {"id": "5", "name": "owl"}), r"instances.json .* 5 .*'dog' and 'owl'"),
+        (json.dumps(CONTENT)[:-40], r"instances.json .*data\.annotations="),
+        ('{"images": ' + "9" * 5000 + "}", r"instances.json .*data\.annotations="),
+        ('{"images": ' + "[" * 10**5 + "]" * 10**5 + "}", r"instances.json .*data\.annotations="),
         (changed("images", {"id": 4, "file_name": "/etc/passwd"}), r"images\[3\] .*'/etc/passwd'"),
         (changed("images", {"id": 4, "file_name": "../../c.jpg"}), r"images\[3\] .*'../../c.jpg'"),
     ],

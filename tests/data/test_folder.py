@@ -1,5 +1,7 @@
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,33 @@ def test_a_missing_root_names_its_override(tmp_path: Path) -> None:
     for name in ("file", "photos"):
         with pytest.raises(UserError, match=rf"{name} .*data\.root="):
             ImageFolderDataModule(tmp_path / name).read()
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user to whom rights matter: for root they do not."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", [".", "a", "a/x", "b"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "photos", "a/1.jpg", "a/x/2.jpg", "b/1.jpg")
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # what lies above is root's
+    module, place = ImageFolderDataModule("photos"), Path("photos", closed)
+    with nobody():
+        assert len(module.read()) == 3
+    place.chmod(0o300)
+    with nobody(), pytest.raises(UserError, match=rf"{place} .*data\.root="):
+        module.read()
+    place.chmod(0o755)
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ def text(*values: str | None) -> pd.Series:
 
 
 @pytest.mark.parametrize(
-    ("names", "order"), [(["10", "9", "-1", "9"], ["-1", "9", "10"]), (["b", "10", "B"], ["10", "B", "b"]), ([], [])]
+    ("names", "order"),
+    [
+        (["10", "9", "-1", "9"], ["-1", "9", "10"]),
+        (["b", "10", "B"], ["10", "B", "b"]),
+        (["10.0", "9.0", "1e300", "1.5"], ["1.5", "9.0", "10.0", "1e300"]),
+        ([f"{2**64 + 1}", f"{2**64}", "9" * 5000, "2"], ["2", f"{2**64}", f"{2**64 + 1}", "9" * 5000]),
+        (["10", "9", "nan"], ["10", "9", "nan"]),
+        ([], []),
+    ],
 )
 def test_order_of_classes(names: list[str], order: list[str]) -> None:
     assert samples.order_classes(names) == order

@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from classifier.data import TableDataModule
@@ -51,6 +53,21 @@ def test_parquet(tmp_path: Path) -> None:
     assert listed(module, "split") == [("a.jpg", "10", "train"), ("b.jpg", "9", "train")]
     assert list(module.read()["label"].cat.categories) == ["9", "10"]
     assert "3 of labels.parquet" in problems(module)["c.jpg"]
+
+
+def test_numbers_as_labels(tmp_path: Path) -> None:
+    """Of a Parquet file: as they are, and never a class of what is missing."""
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    for labels, classes in (
+        (pa.array([2**63 + 1, 10, 9], pa.uint64()), ["9", "10", str(2**63 + 1)]),
+        (pa.array([1e300, 1.5, 10.0]), ["1.5", "10.0", "1e+300"]),
+        (pa.array([2.0, float("nan"), 10.0]), ["2.0", "10.0"]),
+    ):
+        table = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": labels})
+        pq.write_table(table, tmp_path / "labels.parquet")
+        module = read(tmp_path, "labels.parquet")
+        assert list(module.read()["label"].cat.categories) == classes
+        assert [*problems(module)] == ["b.jpg"] * (len(classes) == 2)
 
 
 @pytest.mark.parametrize("place", ["root", "elsewhere", "no root"])

@@ -15,8 +15,8 @@ from PIL import Image
 from benchmarks.photos import photo
 from classifier.data import ArrayDataModule
 from classifier.data.image import PillowImage, decode, everything
+from classifier.data.image_facts import THUMBNAIL, image_facts
 from classifier.tools.check_data import KINDS, duplicate_findings, near_duplicate_findings, read_all
-from classifier.tools.image_facts import THUMBNAIL, image_facts
 from tests import generate
 from tests.generate import save
 from tests.tools.parts import files, refusal
@@ -251,6 +251,17 @@ def test_a_split_file_decides_what_is_a_leak(tmp_path: Path) -> None:
         assert ("same twice" in found(root)) == (red == part)
     assert found(root)["untrained class"] == [{"red"}]
     assert found(root)["missing class"] == [{"blue"}]
+
+
+def test_leaks_are_mended_by_what_is_advised(tmp_path: Path) -> None:
+    root = generate.image_folder(tmp_path / "photos", classes=("blue", "red"), per_class=12)
+    for number in range(12):
+        shutil.copy(root / "red" / f"{number:03d}.jpg", root / "red" / f"copy{number}.jpg")
+    assert "data.group_duplicates=true" in check(root).out
+    assert "same in two parts" in found(root)
+    check(root, "data.group_duplicates=true")
+    assert len(found(root)["same twice"]) == 12
+    assert "same in two parts" not in found(root)
 
 
 def test_one_class(tmp_path: Path) -> None:

@@ -42,9 +42,16 @@ class Result:
     err: str
 
 
-def run(verb: str, *arguments: str, cwd: Path, folder: str = "src", root: Path = REPOSITORY) -> Result:
-    """Run an entry point in `cwd`, or a script of another `folder`; its exit code and what it printed."""
-    out, err = io.StringIO(), io.StringIO()
+def run(
+    verb: str, *arguments: str, cwd: Path, folder: str = "src", root: Path = REPOSITORY, encoding: str = "utf-8"
+) -> Result:
+    """Run an entry point in `cwd`, or a script of another `folder`; its exit code and what it printed.
+
+    Args:
+        encoding: Of the terminal.
+    """
+    bytes_out, bytes_err = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(stream, encoding, write_through=True) for stream in (bytes_out, bytes_err))
     before = list(sys.argv), Path.cwd()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -55,7 +62,7 @@ def run(verb: str, *arguments: str, cwd: Path, folder: str = "src", root: Path =
     finally:
         sys.argv[:] = before[0]
         os.chdir(before[1])
-    return Result(code, out.getvalue(), err.getvalue())
+    return Result(code, *(stream.getvalue().decode(encoding) for stream in (bytes_out, bytes_err)))
 
 
 def _execute(script: Path, arguments: tuple[str, ...], cwd: Path) -> None:

@@ -128,6 +128,8 @@ OVERRIDES = {
     "trainer.precision=16-mixed": ["trainer.precision=bf16-mixed"],
     "data.val_fraction=0": ["data.val_fraction"],
     "data.on_error=ignore": ["data.on_error=ignore", "skip"],
+    "log_dir=photos/logs": ["photos", "log_dir="],
+    "run_dir=photos/red/run": ["photos", "run_dir="],
     "data.split_file=none.csv": ["none.csv", "data.split_file=null"],
     "data=annotation_crop data.margin=wide": ["data.margin=wide"],
     "data._target_=shutil.copyfile": ["data"],

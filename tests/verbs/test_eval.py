@@ -111,6 +111,19 @@ def test_files_added_later_stay_out(workplace: Path, tmp_path: Path) -> None:
     assert "red/000_mislabelled.jpg" not in {row["path"] for row in table}
 
 
+def test_copies_are_grouped_as_in_training(folder: Path, tmp_path: Path) -> None:
+    """Without the run's split.csv, too: the images are grouped once more."""
+    root = generate.copy(folder, tmp_path / "photos")
+    for number in range(12):
+        (root / "red" / f"x{number:03d}.jpg").write_bytes((root / "red" / f"{number:03d}.jpg").read_bytes())
+    succeed("train", *BARE, "data.root=photos", "data.group_duplicates=true", cwd=tmp_path)
+    (run_dir,) = (tmp_path / "logs" / "folder_cnn").iterdir()
+    parts = {row["path"]: row["split"] for row in rows(run_dir / "split.csv")}
+    assert all(part == parts[path.replace("x", "")] for path, part in parts.items() if "/x" in path)
+    (run_dir / "split.csv").unlink()
+    assert of_test(of_latest(tmp_path, "out")[0]) == of_test(metrics(run_dir))
+
+
 def test_default_place_and_speed(workplace: Path, trained: Path) -> None:
     succeed("eval", f"ckpt_path={trained}", "trainer=cpu", cwd=workplace)
     (output,) = (trained / "eval").iterdir()
@@ -124,5 +137,6 @@ def test_wrong_input(workplace: Path) -> None:
     message = refuse("eval", "ckpt_path=latest", "data.fold=1", cwd=workplace)
     assert "data.fold=1" in message
     assert "data.split_file" in message
+    assert "output_dir=" in refuse("eval", "ckpt_path=latest", "output_dir=photos/out", cwd=workplace)
     for verb, more in (("eval", ()), ("predict", ("inputs=photos",))):
         assert "flip=sometimes" in refuse(verb, "ckpt_path=latest", *more, "flip=sometimes", cwd=workplace)

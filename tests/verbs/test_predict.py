@@ -25,6 +25,8 @@ def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate.save(whole, cwd / "holiday" / "symmetric.bmp")
     (cwd / "holiday" / "empty.jpg").write_bytes(b"")
     (cwd / "holiday" / "notes.txt").write_text("not an image")
+    generate.save(generate.picture("red"), cwd / "holiday" / "phone.HEIC", format="JPEG")
+    generate.save(generate.picture("red"), cwd / "holiday" / "raw" / "camera.nef", format="TIFF")
     (cwd / "holiday" / "text.png").write_text("not an image either")
     return cwd
 
@@ -56,17 +58,20 @@ def test_a_folder_in_stable_order(predict: Predict) -> None:
     table = predict("holiday")
     assert [row["path"] for row in table] == [
         "holiday/empty.jpg",
+        "holiday/phone.HEIC",
         "holiday/symmetric.bmp",
         "holiday/text.png",
         "holiday/day 0/red.jpg",
         "holiday/day 1/green.jpg",
         "holiday/day 2/blue.jpg",
         "holiday/day 3/red.jpg",
+        "holiday/raw/camera.nef",
     ]
     good = [row for row in table if row["status"] == "ok"]
     assert [row["label"] for row in good] == ["red", "red", "green", "blue", "red"]
     bad = [row for row in table if row["status"] != "ok"]
-    assert len(bad) == 2
+    assert len(bad) == 4
+    assert [row["status"].partition(" ")[0] for row in bad if "." in row["status"][:5]] == [".heic", ".nef"]
     assert all(row["label"] == "" and row["confidence_3"] == "" for row in bad)
     assert [sum(probabilities(row).values()) for row in good] == pytest.approx([1.0] * 5, abs=1e-5)
     for arguments in (("batch_size=1",), ("batch_size=2", "num_workers=2")):
@@ -90,7 +95,7 @@ def test_what_is_refused(always: tuple[str, ...], holiday: Path) -> None:
     (row,) = rows(holiday / "none.csv")
     assert row["status"] != "ok"
     (holiday / "a_file").touch()
-    for output in ("a_file/table.csv", "holiday"):
+    for output in ("a_file/table.csv", "holiday", "holiday/table.csv"):
         message = refuse("predict", *always, "inputs=holiday", f"output={output}", cwd=holiday)
         assert output in message
         assert "output=" in message

@@ -66,5 +66,5 @@ def test_a_source_is_trained_and_evaluated(source: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_named(typed: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    assert said in refuse("train", *BARE, *typed, cwd=tmp_path)
+    assert said in refuse("train", *BARE, *typed, "log_dir=../logs", cwd=tmp_path)  # as the data folder is this one
     assert list(tmp_path.iterdir()) == []

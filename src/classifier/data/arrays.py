@@ -4,7 +4,6 @@ import hashlib
 import logging
 import shutil
 import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -126,7 +125,7 @@ class ArrayFiles:
             self.names = list(self.members) or sorted(path.stem for path in root.glob("*.npy"))
             if not self.names:
                 raise OSError("no array")
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile's, of any kind on damaged bytes
             what = f"{root} is no whole .npz file or folder of .npy files ({error})"
             raise UserError(f"{what}: name another with data.root=...") from error
 
@@ -143,8 +142,13 @@ class ArrayFiles:
             raise UserError(f"{self.root} has no array {name!r}: use data.{key}=..., {did_you_mean(name, self.names)}")
         try:
             array: np.ndarray = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
-            return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
-        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+            if array.dtype.kind == "U":
+                "".join(array.ravel().tolist()).encode()  # raises on what is no text
+            return array
+        except UserError:
+            raise
+        except Exception as error:  # numpy's, zipfile's and zlib's, of any kind on damaged bytes
             advice = "save it again, by np.stack(images_of_one_size) or np.array(names, dtype=str)"
             raise UserError(f"cannot read the array {name} of {self.root} ({error}): {advice}") from error
 
@@ -262,7 +266,8 @@ def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
         key: The setting that names it.
 
     Raises:
-        UserError: Another shape or kind, negative or fractional labels, no or several ones in a row.
+        UserError: Another shape or kind, labels that are negative, fractional or of 2**63 and more, no or several ones
+            in a row.
     """
     wanted = (
         f"labels are (N,) integers from 0 or text, or (N, K) with a single 1 in a row; or name other data.{key}=..."
@@ -273,10 +278,12 @@ def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:
     if labels.ndim == 1 and labels.dtype.kind in "US":
         return labels
     if labels.ndim == 1:
-        good = np.isfinite(labels) & (labels == np.floor(labels)) & (labels >= 0)
+        with np.errstate(all="ignore"):  # of nan, of fractions and of what int64 cannot hold, another number comes out
+            whole = labels.astype(np.int64)
+        labels, good = whole, (whole == labels) & (whole >= 0)
     else:
         good = (np.sort(labels, axis=1) == np.eye(labels.shape[1])[-1]).all(axis=1)
         labels = labels.argmax(axis=1)
     if not good.all():
         raise UserError(f"the array {name} has {array[np.argmin(good)]} at {np.argmin(good)}: {wanted}")
-    return labels.astype(np.int64)
+    return labels

@@ -4,7 +4,9 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +39,10 @@ class PixelStore:
         try:
             # as plain arrays: each slice of a np.memmap runs Python code of numpy's
             self.table, self.pixels = (np.asarray(np.load(folder / name, mode)) for name in ("table.npy", "pixels.npy"))
-        except (OSError, ValueError, EOFError) as error:
+            lengths = self.table[:, 1:].prod(1)
+            if (self.table[:, 0] != lengths.cumsum() - lengths).any() or lengths.sum() != len(self.pixels):
+                raise ValueError("its files do not fit each other")
+        except Exception as error:  # numpy's, of any kind on damaged bytes
             raise UserError(f"the cache {folder} is damaged ({error}): remove it") from error
 
     def read_images(self, items: np.ndarray) -> Sequence[np.ndarray]:
@@ -48,6 +53,14 @@ class PixelStore:
     def __reduce__(self) -> tuple[type["PixelStore"], tuple[Path]]:
         # a spawned worker maps the files instead of getting a copy
         return PixelStore, (self.folder,)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a store has all its pixels."""
+    with suppress(UserError):
+        PixelStore(folder)
+        return True
+    return False
 
 
 def cached(
@@ -74,7 +87,10 @@ def cached(
         name = str(images.paths[row])
         digest.update(repr((name, *stamp(f"{images.root}/{name}"), images.box(row))).encode())
     path = folder / "pixels" / f"{images.root.resolve().name}_{digest.hexdigest()[:16]}"
-    made_once(path, lambda scratch: _write(scratch, images, rows.tolist(), preprocessing, short_side), "data.cache_dir")
+    if path.exists() and not is_whole(path):
+        log.warning("the cache %s is damaged, and is rebuilt", path)
+    make = partial(_write, images=images, rows=rows.tolist(), preprocessing=preprocessing, short_side=short_side)
+    made_once(path, make, "data.cache_dir", is_whole)
     log.info("reading %d images from %s", len(rows), path)
     items = np.full(len(images.labels), -1, dtype=np.int64)
     items[rows] = np.arange(len(rows))

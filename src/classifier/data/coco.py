@@ -6,6 +6,7 @@ Source: T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014 (
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +76,23 @@ class CocoDataModule(ClassificationDataModule):
             images = _entries(content, "images", ("id", "file_name"))
             names = _entries(content, "categories", ("id", "name"))
             table = _entries(content, "annotations", (), ("image_id", "category_id", "bbox", "iscrowd"))
+            text = table[["image_id", "category_id"]].astype("str").fillna("null")
+            for number, twice in names[names["id"].duplicated(keep=False)].groupby("id")["name"]:
+                raise ValueError(f"the category id {number} is given to {' and '.join(map(repr, twice))}")
         except (OSError, ValueError, RecursionError) as error:  # ValueError: malformed, or not in Unicode
-            raise UserError(f"cannot read {file} ({error}): name a COCO file with data.annotations=...") from error
-        images["path"] = samples.inside(images["file_name"].astype("str"), self.folders[part], self.root)
+            raise UserError(f"cannot use {file} ({error}): mend it, or use another data.annotations=...") from error
+        images["path"] = samples.inside(images["file_name"], self.folders[part], self.root)
         for row in images.index[images["path"].isna() | images["id"].duplicated()][:1]:
             number, path = images.loc[row, ["id", "file_name"]]
-            where = f"is not below data.root={self.root}, or whose id {number!r} is another's"
+            where = f"is not below data.root={self.root}, or whose id {number} is another's"
             raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
         if self.crowd == "skip":
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
         boxes = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
-        text = table.astype("str").fillna("null")
-        paths = text["image_id"].map(dict(zip(images["id"].astype("str"), images["path"], strict=True)))
-        labels = text["category_id"].map(dict(zip(names["id"].astype("str"), names["name"], strict=True)))
+        text = text.loc[table.index]
+        paths = text["image_id"].map(dict(zip(images["id"], images["path"], strict=True)))
+        labels = text["category_id"].map(dict(zip(names["id"], names["name"], strict=True)))
         table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
         table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
         table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
@@ -102,7 +106,7 @@ class CocoDataModule(ClassificationDataModule):
 
 
 def _entries(content: Any, key: str, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The values of some keys of each entry of a list.
+    """The values of some keys of each entry of a list, those of the `required` as text.
 
     Raises:
         ValueError: There is no such list, or an entry lacks a required key.
@@ -114,11 +118,14 @@ def _entries(content: Any, key: str, required: Sequence[str], optional: Sequence
     table = pd.DataFrame([[entry.get(name) for name in keys] for entry in entries], columns=keys, dtype=object)
     for row, name in zip(*np.nonzero(table[[*required]].isna()), strict=True):
         raise ValueError(f"{key}[{row}] has no {keys[name]}")
-    return table
+    return table.astype(dict.fromkeys(required, "str"))
 
 
 def _corners(box: Any) -> list[float]:
     """COCO's x, y, width, height as x1, y1, x2, y2; nan where it is not four numbers."""
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
         return [np.nan] * 4
-    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    with suppress(OverflowError):  # an integer of hundreds of digits
+        x, y, width, height = map(float, box)
+        return [x, y, x + width, y + height]
+    return [np.nan] * 4

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from classifier.data import loader
 from classifier.data.cache import cached, stored_pixels
 from classifier.data.check import check_images, refuse
+from classifier.data.copies import group_copies, warn_of_leaks
 from classifier.data.image import Box, Picture
 from classifier.data.samples import SPLITS, usable, with_labels
 from classifier.data.split import Splitting, grouped, read_split
 from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
-from classifier.errors import UserError, did_you_mean, require_choice, require_whole
+from classifier.errors import UserError, did_you_mean, require_choice, require_flag, require_whole
 from classifier.instantiate import build
 from classifier.parallel import worker_count
 
@@ -44,6 +45,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         split_file: A split.csv, of an earlier run or your own, to be used instead; `limit_per_class` holds for it too.
         group_pattern: Regular expression, searched in each path: images for which it matches the same text (its first
             group, where it has one) stay on one side of the split, such as `patient_\\d+`.
+        group_duplicates: So do equal and nearly equal images, for which all are read once before training.
         on_error: `raise` lists every bad file at once, `skip` leaves them out and keeps the list in `skipped`.
         check: `quick` reads every file's header and end before training, `full` decodes it, `none` trusts.
         cache: `disk` decodes the training and validation images once, for many epochs: those for validation as they
@@ -90,6 +92,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         num_folds: int = 5,
         limit_per_class: int | None = None,
         group_pattern: str | None = None,
+        group_duplicates: bool = False,
         on_error: str = "raise",
         check: str = "quick",
         cache: str = "none",
@@ -115,7 +118,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
         self.split_file, self.group_pattern, self.given_classes = split_file, group_pattern, classes
         self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
-        self.on_error, self.check = on_error, check
+        self.on_error, self.check, self.group_duplicates = on_error, check, group_duplicates
         self.cache, self.cache_size = cache, cache_size or round(max(size) * 8 / 7)
         self.sampler, self.weights_file, self.seed = sampler, weights_file, seed
         self.test_split = "test"
@@ -197,6 +200,8 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.root} has {found}, too few to train: name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
         self._images = loader.Images.of(self.samples, self.root, reader)
+        if self.check != "none" and "item" not in samples:
+            warn_of_leaks(self.samples, self.root)
         counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
         names = counts.index[counts == 0].tolist()
         if self.given_classes is None and len(names) < len(counts) and names:
@@ -220,6 +225,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         Raises:
             UserError: The split file does not fit them, or there are too few.
         """
+        require_flag("data.group_duplicates", self.group_duplicates)
+        if self.group_duplicates and self.split_file is None:
+            table = group_copies(table, loader.Images.of(table, self.root, self.read_images))
         if self.split_file is not None:
             parts = self.splitting.limited(table, read_split(Path(self.split_file), table))
         else:

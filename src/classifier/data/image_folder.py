@@ -14,6 +14,9 @@ from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# of phones, cameras and drawing programs: images that nothing here decodes
+FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+           ".raf", ".rw2", ".pef", ".srw")  # fmt: skip
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 
 
@@ -55,7 +58,7 @@ class ImageFolderDataModule(ClassificationDataModule):
                 labels = pd.Categorical([label] * len(images), categories=classes)
                 tables.append(list_paths(images, labels, split=part or None))
         tops = {"", *parts.values()}
-        loose = [entry.name for top in sorted(tops) for entry in os.scandir(self.root / top) if is_image(entry.name)]
+        loose = [entry.name for top in sorted(tops) for entry in scan(self.root / top) if is_image(entry.name)]
         beside = [] if "" in parts else [name for name in _subfolders(self.root) if name not in tops]
         if left_out := [f"{name} {count}" for name, count in other.items()] + [*loose, *beside]:
             log.warning("%s: left out are %s", self.root, ", ".join(left_out[:10]) + ", ..." * (len(left_out) > 10))
@@ -90,16 +93,11 @@ def require_folder(root: Path) -> None:
 
 def list_files(root: Path, folder: str = "") -> Iterator[str]:
     """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden."""
-    for parent, folders, names in os.walk(root / folder, followlinks=True):
+    for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         place = Path(parent).relative_to(root).as_posix()
         prefix = "" if place == "." else f"{place}/"
         yield from (prefix + name for name in sorted(names) if not name.startswith("."))
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """The images below `folder`, in text order."""
-    return (folder / path for path in list_files(folder) if is_image(path))
 
 
 def is_image(path: str) -> bool:
@@ -108,4 +106,23 @@ def is_image(path: str) -> bool:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return list(os.scandir(folder))
+    except OSError as error:
+        _refuse(error)
+        return []
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # of that, the callers say more
+        what = f"cannot read the folder {error.filename} ({error.strerror})"
+        raise UserError(f"{what}: use `chmod u+rx`, or another data.root=...") from error

@@ -20,6 +20,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,10 @@ def usable(table: pd.DataFrame) -> np.ndarray:
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
-    """The distinct names in text order; where all of them are integers, in the order of the numbers."""
+    """The distinct names in text order; where all of them are numbers, in their order."""
     distinct = sorted(set(names))
-    if all(re.fullmatch("[+-]?[0-9]+", name) for name in distinct):
-        distinct.sort(key=int)
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", name) for name in distinct):
+        distinct.sort(key=Decimal)  # exact, at any length
     return distinct
 
 
@@ -220,7 +221,7 @@ def mark_unusable(table: pd.DataFrame, root: Path, source: object, ways: str) ->
     if table.empty or (missing.any() and (missing == rows).all()):
         first = "".join(f", {root / path} first" for path in table["path"][missing][:1])
         raise UserError(f"none of the {missing.sum()} images of {source} exists{first}: use other {ways}")
-    return mark(table, missing, "no such file")
+    return mark(table, missing, "no such file, or no right to read its folder")
 
 
 def require_crops(objects: str, margin: float) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class TableDataModule(ClassificationDataModule):
     """The images that a table lists. Paths are relative to `root`, or absolute, and never lead outside of it.
 
-    Class names are in text order, or where all of them are integers, in the order of the numbers.
+    Class names are in text order, or where all of them are numbers, in the order of these.
 
     Args:
         root: Folder of the images; None for the one that the table is in.

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from PIL import Image
 
 from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.copies import all_facts, near_duplicates
 from classifier.data.loader import Images
-from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, image_ids, readable, usable
+from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, readable, usable
 from classifier.errors import require_flag, require_number
 from classifier.files import require_outside, require_writable, whole_file
-from classifier.parallel import parallel_map, tracked, worker_count
 from classifier.runs import plain
 from classifier.tools.data import class_counts, class_table
-from classifier.tools.image_facts import THUMBNAIL, Facts, image_facts
-from classifier.tools.near_duplicates import near_duplicates
 
 log = logging.getLogger(__name__)
 
+TOGETHER = "data.group_duplicates=true keeps copies on one side, where the data has no parts of its own"
 # What can be found: its severity and what it means. An error stops or falsifies a training, a warning deserves a look,
 # an info is handled in reading. In the order of the report.
 KINDS = {
@@ -35,7 +32,7 @@ KINDS = {
     "unusable annotation": ("error", "training refuses it as well"),
     "box outside": ("error", "no part of the box lies in the image"),
     "same, other class": ("error", "equal images with different labels"),
-    "same in two parts": ("error", "equal images in training and in evaluation: they falsify its score"),
+    "same in two parts": ("error", f"equal images in training and in evaluation falsify its score: {TOGETHER}"),
     "divided group": ("error", "one group in two prescribed parts"),
     "one class": ("error", "a classifier needs at least two"),
     "untrained class": ("error", "the class has no training images"),
@@ -46,7 +43,7 @@ KINDS = {
     "box cut": ("warning", "the box reaches over the edge of the image, and is cut there"),
     "same twice": ("warning", "equal images of one class, in one part"),
     "alike, other class": ("warning", "nearly equal images with different labels"),
-    "alike in two parts": ("warning", "nearly equal images in training and in evaluation"),
+    "alike in two parts": ("warning", f"nearly equal images in training and in evaluation: {TOGETHER}"),
     "missing class": ("warning", "a part of the data has none of its images"),
     "few images": ("warning", "the class has fewer than min_per_class"),
     "imbalance": ("warning", "the largest class has over max_imbalance times the images of the smallest"),
@@ -131,27 +128,11 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
         and the box), `usable`; `side_x`, `side_y` in pixels, of what lies in the image; of the image its number
         `image`, and `width`, `height`, `notes` and `digest` as in `Facts`. And thumbnails, uint8 (N, 16, 16).
     """
-    numbers, boxes = image_ids(samples), boxes_of(samples)
-    images = Images.of(samples, datamodule.root, datamodule.read_images)
-    rows_of = [np.asarray(rows) for rows in pd.Series(numbers).groupby(numbers).indices.values()]
-
-    def read(rows: np.ndarray) -> Facts:
-        return image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are reported
-        facts = list(tracked(parallel_map(read, rows_of, worker_count("auto")), "reading", len(rows_of)))
-    thumbnails = np.zeros((len(samples), THUMBNAIL, THUMBNAIL), np.uint8)
-    for rows, item in zip(rows_of, facts, strict=True):
-        thumbnails[rows] = item.thumbnails
-    known = pd.DataFrame([item[:4] for item in facts], columns=Facts._fields[:4]).iloc[numbers]
-    sizes = known[["width", "height"]].to_numpy(np.int64)
-    inside = np.hstack([np.zeros_like(sizes), sizes]) if boxes is None else np.clip(boxes, 0, np.tile(sizes, 2))
-    side_x, side_y = (inside[:, 2:] - inside[:, :2]).T
-    rows = (side_x > 0) & (side_y > 0)
+    boxes = boxes_of(samples)
+    known, inside, thumbnails = all_facts(samples, Images.of(samples, datamodule.root, datamodule.read_images))
+    rows = (known[["side_x", "side_y"]] > 0).all(axis=1).to_numpy()
     shown = "" if boxes is None else [f" {tuple(box)}" for box in boxes.tolist()]
-    table = samples.join(known.set_axis(samples.index)).assign(name=samples["path"] + shown, image=numbers)
-    table = table.assign(side_x=side_x, side_y=side_y, usable=rows, split=np.nan)
+    table = samples.join(known).assign(name=samples["path"] + shown, usable=rows, split=np.nan)
     if rows.any():
         cut = {} if boxes is None else dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True))
         taken = samples[rows].assign(**cut).reset_index(drop=True)
@@ -207,15 +188,12 @@ def near_duplicate_findings(table: pd.DataFrame, thumbnails: np.ndarray, most: i
     Args:
         most: Of more samples than these, none are compared.
     """
-    # smaller pictures look alike without being copies
-    rows = np.flatnonzero(table["usable"] & (table[["side_x", "side_y"]] >= 2 * THUMBNAIL).all(axis=1))
-    if most is not None and len(rows) > most:
-        log.info("no near duplicates are looked for among %d samples: near_duplicates=true takes minutes", len(rows))
+    if most is not None and len(table) > most:
+        log.info("no near duplicates are looked for among %d samples: near_duplicates=true takes minutes", len(table))
         return []
-    contents = pd.factorize(table["digest"].iloc[rows])[0]
     found = []
-    for positions in near_duplicates(thumbnails[rows], contents, worker_count("auto")):
-        copies = table.iloc[rows[positions]]
+    for rows in near_duplicates(table, thumbnails):
+        copies = table.iloc[rows]
         found += _copies("alike", "alike", copies["name"].tolist(), copies["label"], copies["split"])
     return found
 

@@ -1,5 +1,6 @@
 """What the machine is given and what it lacks: compiled networks, their order in memory, and memory that runs out."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch import nn
 from classifier.errors import UserError, require_choice
 
 MODES = ("True", "False", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch
+# of torch, where /dev/shm is full
+NO_SHARED_MEMORY = re.compile(r".*(shared memory\(shm\)|</torch_|Bus error).*")
 OTHER_SIGNS = ("MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")  # that Lightning misses
 
 
@@ -60,16 +63,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def report_out_of_memory(what: str, advice: str) -> Iterator[None]:
+def report_out_of_memory(what: str, advice: str, workers: str = "data.num_workers") -> Iterator[None]:
     """Turn an out-of-memory error into a `UserError`.
 
     Args:
         what: What took the memory, such as `data.batch_size=64`.
         advice: What to type instead.
+        workers: The setting of reading processes, which hand batches over in shared memory.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
+        if found := NO_SHARED_MEMORY.search(f"{error}\n{error.__cause__}"):
+            what = f"reading processes hand batches over in shared memory, /dev/shm, which failed ({found[0].strip()})"
+            raise UserError(f"{what}: use {workers}=0, or make it larger (docker run --shm-size=8g)") from error
         if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory with {what}: {advice}") from error

@@ -19,7 +19,7 @@ from classifier.data.split import Splitting
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from classifier.evaluation.predictions import rounded, write_json
-from classifier.files import write_csv
+from classifier.files import require_outside, write_csv
 from classifier.instantiate import known_targets, require_plain
 from classifier.models.network import require_image_size
 from classifier.runs import new_run_dir, plain, run_dir_of
@@ -79,6 +79,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     model, checkpoint, trainer, collector = predict.open_checkpoint(settings)
     run_dir = run_dir_of(path)
     datamodule = _open_data(model, checkpoint[RUN_KEY], settings["data"], run_dir / "split.csv")
+    output = Path(settings["output_dir"] or run_dir / "eval")
+    require_outside(output, datamodule.root, "output_dir")
     datamodule.test_split = model.evaluated_split = settings["split"] or datamodule.test_split
     rows = datamodule.rows(datamodule.test_split)
     require_image_size(model.network, datamodule.preprocessing.channels, datamodule.preprocessing.image_size)
@@ -92,7 +94,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metrics |= {"epoch": checkpoint["epoch"] + 1, "global_step": checkpoint["global_step"]}  # epochs count from 1
     metrics |= {"flip": True} if model.flip else {}
     if trainer.is_global_zero:
-        output = Path(settings["output_dir"]) if settings["output_dir"] else new_run_dir(run_dir / "eval")
+        output = output if settings["output_dir"] else new_run_dir(output)
         predictions = collector.table()
         samples = datamodule.samples.loc[predictions.index].rename(columns={"label": "target"})
         table = samples[["path"]].assign(status="ok").join(predictions).join(samples.filter(["target", *BOX]))
@@ -122,7 +124,7 @@ def _open_data(
     keys = ["_target_", *own_parameters(type(datamodule))]
     own_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in keys)
     if own_data and "data.split_file" not in typed:
-        division = [*inspect.signature(Splitting).parameters, "group_pattern"]
+        division = [*inspect.signature(Splitting).parameters, "group_pattern", "group_duplicates"]
         stored = {key: trained_on[key] for key in division if key in trained_on and f"data.{key}" not in typed}
         if split_file.is_file():
             stored = {"split_file": str(split_file)}

@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from classifier.data.image import image_problem
-from classifier.data.image_folder import image_files
+from classifier.data.image_folder import EXTENSIONS, FOREIGN, list_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_flag, require_whole
 from classifier.evaluation.predictions import Predictions
-from classifier.files import require_writable, write_csv
+from classifier.files import require_outside, require_writable, write_csv
 from classifier.parallel import worker_count
 from classifier.runs import plain
 from classifier.training.checkpoints import RUN_KEY, open_model, read_checkpoint
@@ -45,6 +45,9 @@ class FileList(Dataset[Item]):
         return len(self.paths)
 
     def __getitem__(self, position: int) -> Item:
+        suffix = self.paths[position].suffix.lower()
+        if suffix in FOREIGN:  # of some, Pillow would read the thumbnail
+            return position, f"{suffix} is not read here: convert it to .jpg or .png"
         try:
             return position, self.preprocessing(self.paths[position])
         except UserError as error:
@@ -55,20 +58,28 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     """`image` uint8 (N, C, H, W) of the readable files, or None, and their `index`; why the others are `unreadable`."""
     images = {position: found for position, found in items if isinstance(found, torch.Tensor)}
     return {
-        "image": torch.stack(list(images.values())) if images else None,
+        # not torch.stack: in shared memory at once, as a lack of that is reported here, and hangs later
+        "image": default_collate(list(images.values())) if images else None,
         "index": torch.tensor(list(images)),
         "unreadable": {position: reason for position, reason in items if isinstance(reason, str)},
     }
 
 
 def find_images(inputs: str) -> list[Path]:
-    """The files that `inputs` means, in text order: one file, a folder to the bottom, or a pattern.
+    """The files that `inputs` means, in text order: one file, the images of a folder to the bottom, or a pattern.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or a folder cannot be read.
     """
-    path = Path(inputs)
-    found = image_files(path) if path.is_dir() else map(Path, sorted({inputs, *glob(inputs, recursive=True)}))
+    folder = Path(inputs)
+    if folder.is_dir():
+        names = [*list_files(folder)]
+        images = [name for name in names if name.lower().endswith((*EXTENSIONS, *FOREIGN))]
+        found = map(folder.joinpath, images)
+        if others := sorted({Path(name).suffix or name for name in {*names}.difference(images)}):
+            log.info("%s: left out are %d files (%s)", folder, len(names) - len(images), ", ".join(others[:10]))
+    else:
+        found = map(Path, sorted({inputs, *glob(inputs, recursive=True)}))
     paths = [path for path in found if path.is_file()]
     if not paths:
         raise UserError(f"inputs={inputs} is no image, no folder with images, and no pattern that a file matches")
@@ -127,13 +138,14 @@ def predict(config: DictConfig) -> Path:
         raise UserError(f"predict.py runs on one device: use trainer.devices=1 (not {devices})")
     require_whole("batch_size", size, 1)
     workers = worker_count(settings["num_workers"], key="num_workers")
-    paths = find_images(str(settings["inputs"]))
+    output, inputs = Path(settings["output"]), str(settings["inputs"])
+    require_outside(output, Path(inputs))
+    paths = find_images(inputs)
     model, _, trainer, collector = open_checkpoint(settings)
     files = FileList(paths, model.preprocessing)
     loader = DataLoader(files, batch_size=size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
-    output = Path(settings["output"])
     require_writable(output)
-    with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}"):
+    with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}", "num_workers"):
         trainer.predict(model, loader, return_predictions=False)
     # objects, as Arrow's strings hold no file name that is not UTF-8
     table = pd.DataFrame({"path": pd.Series([str(path) for path in paths], dtype=object), "status": "ok"})
@@ -142,5 +154,5 @@ def predict(config: DictConfig) -> Path:
     write_csv(output, table.join(collector.table()), float_format="%.6f")
     log.info("%s: %d images, %d of them unreadable", output, len(paths), len(unreadable))
     if len(unreadable) == len(paths):
-        raise UserError(f"inputs={settings['inputs']}: none of {len(paths)} images can be read ({unreadable[0]})")
+        raise UserError(f"inputs={inputs}: none of {len(paths)} images can be read ({unreadable[0]})")
     return output

@@ -17,7 +17,7 @@ from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.samples import labels_of
 from classifier.errors import UserError, as_typed, require_choice, require_flag, require_whole
 from classifier.evaluation.predictions import rounded, write_json
-from classifier.files import report_full_disk
+from classifier.files import report_full_disk, require_outside
 from classifier.models.network import require_image_size, without_weights
 from classifier.runs import folder_of, plain, require_changeable, stored_config
 from classifier.training.averaging import WeightAverage
@@ -58,6 +58,9 @@ def train(config: DictConfig) -> dict[str, float]:
         name = str(config.name or choices.get("experiment") or choices["data"])
         config.name = folder_of(name, choices.get("debug"))
     datamodule = build_datamodule(plain(config.data))
+    if resumed is None:
+        key = "log_dir" if config.run_dir is None else "run_dir"
+        require_outside(Path(config[key]), datamodule.root, key)
     datamodule.prepare_data()
     if resumed is not None and (resumed / "split.csv").is_file():
         datamodule.split_file = str(resumed / "split.csv")
