@@ -13,6 +13,8 @@ from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, de
 from classifier.errors import UserError, require_choice, require_number, require_whole
 from classifier.instantiate import build
 
+MOST_NUMBERS = 1 << 26  # of an image as the network gets it: 4729 x 4729 pixels in colour
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -41,6 +43,9 @@ class Preprocessing:
         require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
+        if len(self.image_size) != 2 or math.prod((*self.image_size, self.channels)) > MOST_NUMBERS:
+            given = f"data.image_size={self.image_size!s:.99} data.channels={self.channels}"
+            raise UserError(f"{given} must be height and width, and {MOST_NUMBERS} numbers at most")
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":

@@ -18,6 +18,7 @@ from classifier.errors import UserError, require_whole
 from classifier.files import replacing, whole_file
 from classifier.runs import record_start, versions
 from classifier.training.module import ImageClassifier
+from classifier.untrusted import read_whole
 
 RUN_KEY = "run"  # of what `RunRecord` adds: config, data_root, data_fingerprint, metrics, versions
 
@@ -34,13 +35,13 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_whole(path)
     except Exception as error:  # torch raises many kinds
         raise UserError(
-            f"{key}={path} cannot be read, is cut off, or holds more than tensors and plain values, which could run "
-            "code: name a checkpoint that src/train.py wrote"
+            f"{key}={path} cannot be read, is cut off or changed, or holds more than tensors and plain values, which "
+            "could run code: name a checkpoint that src/train.py wrote"
         ) from error
-    if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
+    if not (isinstance(checkpoint, dict) and {RUN_KEY, "hyper_parameters", "state_dict"} <= checkpoint.keys()):
         raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
     return checkpoint
 
@@ -54,8 +55,8 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     try:
         model = ImageClassifier.from_checkpoint(checkpoint)
-    except (TypeError, KeyError, RuntimeError, UserError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever a network meets in numbers that are not its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"ckpt_path={path} holds another kind of model than this version builds ({reason})") from error
     return model.eval(), checkpoint
 
@@ -211,7 +212,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
-            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+            # what is no longer among the best is removed: never anything but a checkpoint of this folder
+            return str(Path(str(self.dirpath), Path(path).name)) if path.endswith(".ckpt") else ""
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         models = {here(path): score for path, score in state_dict["best_k_models"].items()}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from classifier.training.finetune import FineTuning
 from classifier.training.optimizers import build_optimizer
 from classifier.training.schedules import forget_length, run_length
 from classifier.training.task import TASKS, BatchMix, build_loss
+from classifier.untrusted import read_whole, require_plain
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
 
@@ -96,16 +98,29 @@ class ImageClassifier(pl.LightningModule):
         Raises:
             UserError: It names a network that may not come from a checkpoint, see `build_model`.
         """
-        stored = checkpoint["hyper_parameters"]
-        model = cls(**{key: stored[key] for key in ("model", "classes", "preprocessing", "task")})
-        weights = checkpoint["state_dict"]
-        model.load_state_dict({name: weights[name] for name in weights if not name.startswith("task.loss.")})
+        arguments = {key: checkpoint["hyper_parameters"][key] for key in ("model", "classes", "preprocessing", "task")}
+        require_plain({key: arguments[key] for key in arguments if key != "model"}, "")
+        weights = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("task.loss.")}
+        # a network as large as the config says takes no memory before its weights are known to be as large
+        tensors = [value for value in weights.values() if isinstance(value, torch.Tensor)]
+        storages = [value.untyped_storage() for value in tensors if value.device.type == "cpu"]
+        held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        claimed = sum(value.nbytes for value in tensors)
+        if claimed > 2 * held:  # some may share theirs
+            raise UserError(f"its weights claim {claimed} bytes, and have {held}")
+        outline: Self | None = None
+        with suppress(Exception), torch.device("meta"):  # what is wrong with it, the real one says
+            outline = cls(**arguments)
+        if outline is not None:
+            outline.load_state_dict(weights, assign=True)
+        model = cls(**arguments)
+        model.load_state_dict(weights)
         return model
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu") -> Self:  # type: ignore[override]
         """As `from_checkpoint`, from a file, on the device `map_location`. Nothing in it is executed."""
-        return cls.from_checkpoint(torch.load(checkpoint_path, map_location="cpu", weights_only=True)).to(map_location)
+        return cls.from_checkpoint(read_whole(Path(checkpoint_path))).to(map_location)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 (B, C, H, W) -> logits float (B, K)."""
