@@ -27,22 +27,9 @@ def targets_in(value: Any) -> Iterator[str]:
 
 @cache
 def known_targets(group: str) -> frozenset[str]:
-    """What the files of configs/<group>/ name as their `_target_`: a checkpoint may name these, and no others."""
-    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIG_DIR / group).glob("*.yaml")]
-    return frozenset(config["_target_"] for config in configs if "_target_" in config)
-
-
-def require_known_run(config: Mapping[str, Any], typed: Set[str]) -> None:
-    """Refuse the stored config of a run that could call anything but what this checkout's configs/ name.
-
-    Args:
-        typed: Targets that the user has typed, which are fine too.
-
-    Raises:
-        UserError: As `require_plain` does.
-    """
-    texts = [path.read_text(encoding="utf-8") for path in CONFIG_DIR.rglob("*.yaml")]
-    require_plain(config, "", {target for text in texts for target in targets_in(yaml.safe_load(text))} | typed)
+    """What the files of configs/<group>/ name as a `_target_`, `**` for all: a stored config names no others."""
+    texts = [path.read_text(encoding="utf-8") for path in CONFIG_DIR.glob(f"{group}/*.yaml")]
+    return frozenset(target for text in texts for target in targets_in(yaml.safe_load(text)))
 
 
 def require_plain(value: Any, key: str, targets: Set[str] | None = None, most: int = 1 << 63) -> None:
@@ -65,20 +52,17 @@ def require_plain(value: Any, key: str, targets: Set[str] | None = None, most: i
             for name, item in value.items():
                 place = f"{key}.{name}".lstrip(".")
                 if name == "_target_" and targets is not None and str(item) not in targets:
-                    raise UserError(
-                        f"{place}={item} stands in no file of configs/: if you trust it, type it again, as "
-                        f"{place}={item}"
-                    )
+                    raise UserError(f"{place} is in no file of configs/: if you trust it, type it, {place}={item}")
                 hidden = str(name).startswith("_") and targets is None
                 if hidden or "@" in str(name) or name in ("defaults", "hydra") or not isinstance(name, (str, int)):
                     raise UserError(f"{place} is refused: from a stored config come plain values alone")
                 found.append((place, item))
         elif isinstance(value, (list, tuple)):
             found += [(key, item) for item in value]
-        elif not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and "${" in value):
+        elif not isinstance(value, (str, int, float, type(None))) or "${" in str(value):
             raise UserError(f"{key}={value!s:.99} is refused: from a stored config come plain values alone")
         elif isinstance(value, int) and abs(value) > most:
-            raise UserError(f"{key}={value} is refused: it may be {most} at most")
+            raise UserError(f"{key}={value} is refused: from a checkpoint come numbers up to {most}")
     raise UserError(f"{key} is refused: it is one of more than {MOST_VALUES} values")
 
 
@@ -91,8 +75,7 @@ def read_whole(path: Path) -> Any:
     import torch
 
     with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-        packed = [member.filename for member in archive.infolist() if member.compress_type]
-        if changed := packed or archive.testzip():
-            raise ValueError(f"{changed} is not as torch writes it")
+        if any(member.compress_type for member in archive.infolist()) or archive.testzip():
+            raise ValueError("its bytes are not those that torch has written")
     # mapped: a tensor then ends where the file does, whatever size it claims
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

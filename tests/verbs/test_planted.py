@@ -102,57 +102,6 @@ def calls(cwd: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-_seen: list[str] | None = None
-
-
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    written = event == "open" and isinstance(arguments[1], str) and not {*"wax+"}.isdisjoint(arguments[1])
-    if _seen is not None and (event in TRACES or written):
-        _seen.append(f"{event} {arguments}")
-
-
-sys.addaudithook(_hook)  # there is no way to remove one
-
-
-@contextmanager
-def traces() -> Iterator[list[str]]:
-    """What Python reports meanwhile: files that are written, processes, sockets, pickles that name something."""
-    global _seen
-    seen: list[str] = []
-    _seen = seen
-    try:
-        yield seen
-    finally:
-        _seen = None
-
-
-def calls(cwd: Path) -> dict[str, dict[str, Any]]:
-    """What Hydra, given the chance, would call; each leaves a trace."""
-    bait, evil, url = str(cwd / "bait.pth"), str(cwd / "evil"), "http://localhost:9/evil"
-    return {
-        "load_checkpoint": {
-            "_target_": "timm.models.load_checkpoint",
-            "model": {"_target_": "torch.nn.Identity"},
-            "checkpoint_path": bait,
-            "weights_only": False,
-        },
-        "load": {"_target_": "torch.load", "f": bait, "weights_only": False},
-        "nested": {"_target_": "torch.nn.functional.torch.load", "f": bait, "weights_only": False},
-        "numpy": {"_target_": "numpy.load", "file": str(cwd / "bait.npy"), "allow_pickle": True},
-        "pickle": {"_target_": "pandas.read_pickle", "filepath_or_buffer": str(cwd / "bait.pkl")},
-        "run": {"_target_": "torch.nn.functional.torch.utils.collect_env.run", "command": f"touch {evil}"},
-        "copy": {"_target_": "shutil.copyfile", "src": bait, "dst": evil},
-        "write": {
-            "_target_": "pathlib.Path.write_text",
-            "self": {"_target_": "pathlib.Path", "_args_": [evil]},
-            "data": "x",
-        },  # fmt: skip
-        "log": {"_target_": "logging.FileHandler", "filename": evil},
-        "fetch": {"_target_": "urllib.request.urlopen", "url": url},
-        "hub": {"_target_": "torch.hub.download_url_to_file", "url": url, "dst": evil},
-    }
-
-
 def attack(cwd: Path) -> dict[str, Any]:
     return calls(cwd)["weights"]
 
@@ -233,7 +182,6 @@ MADE_UP = [
     (("preprocessing", "image_size"), [1] * 1_000),
     (("classes",), [f"class {number}" for number in range(110_000)]),
     (("model", "widths"), [10**9]),
-    (("model", "widths"), [9_999] * 4),
     (("model", "depth"), 10**9),
     (("model", "hidden"), [10_000] * 1_000),
 ]
@@ -250,16 +198,12 @@ def test_sizes_that_are_made_up(path: tuple[str, ...], value: Any, cwd: Path, ch
         assert "data.image_size=" in refuse("predict", *arguments, "inputs=photos", "output=out/x.csv", cwd=cwd)
 
 
-def test_weights_that_take_no_space_in_the_file(cwd: Path, checkpoint: dict[str, Any]) -> None:
-    changed = planted(checkpoint, ("hyper_parameters", "model", "hidden"), [10_000] * 100)
-    with torch.device("meta"):
-        shapes = {
-            name: value.shape for name, value in ImageClassifier(**changed["hyper_parameters"]).state_dict().items()
-        }
-    for zero in (torch.zeros(()), torch.zeros((), device="meta")):
-        weights = {name: zero.expand(shape) for name, shape in shapes.items()}
-        torch.save({**changed, "state_dict": weights}, cwd / "large.ckpt")
-        assert "large.ckpt" in refuse("predict", "ckpt_path=large.ckpt", "inputs=photos", "output=out/x.csv", cwd=cwd)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_weights_that_take_no_space_in_the_file(device: str, cwd: Path, checkpoint: dict[str, Any]) -> None:
+    zero = torch.zeros((), device=device)
+    weights = {name: zero.expand(value.shape) for name, value in checkpoint["state_dict"].items()}
+    torch.save({**checkpoint, "state_dict": weights}, cwd / "large.ckpt")
+    assert "large.ckpt" in refuse("predict", "ckpt_path=large.ckpt", "inputs=photos", "output=out/x.csv", cwd=cwd)
 
 
 def test_a_batch_that_is_made_up(cwd: Path, checkpoint: dict[str, Any]) -> None:

@@ -42,10 +42,10 @@ def open_image(picture: "Picture | StoredImage") -> "StoredImage":
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
     data = picture.read_bytes()
-    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(open_file(BytesIO(data)))
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(opened(BytesIO(data)))
 
 
-def open_file(file: Path | IO[bytes]) -> Image.Image:
+def opened(file: Path | IO[bytes]) -> Image.Image:
     """Read a file's header with Pillow; every image file that is opened is opened here, or by `jpeg.parse`.
 
     Raises:
@@ -69,8 +69,7 @@ def require_memory(image: Image.Image, shrink: int) -> None:
         pixels = max(pixels, image.tag_v2.get(TILEWIDTH, 0) * image.tag_v2.get(TILELENGTH, 0))
     simple = image.mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB") and "transparency" not in image.info
     # Pillow's own pixels, and a copy in another mode or two: as measured, without the file
-    needed = pixels * ((14 if simple else 20) + LIBRARIES.get(image.format or "", 0))
-    if needed > MOST_BYTES:
+    if (needed := pixels * ((14 if simple else 20) + LIBRARIES.get(image.format or "", 0))) > MOST_BYTES:
         size = f"{width}x{height} pixels of mode {image.mode} take {needed / 1e9:.1f} GB to decode"
         raise Image.DecompressionBombError(f"{size}, of {MOST_BYTES / 1e9:.1f} at most: make it smaller, or a JPEG")
 
@@ -207,7 +206,7 @@ def _header(picture: Picture) -> tuple[int, int, int]:
         return picture.shape[1], picture.shape[0], 1
     if isinstance(picture, Path):
         try:
-            with open_file(picture) as image:
+            with opened(picture) as image:
                 return _header(image)
         except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
             raise unreadable(picture, error) from error

@@ -44,8 +44,7 @@ class Preprocessing:
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
         if len(self.image_size) != 2 or math.prod((*self.image_size, self.channels)) > MOST_NUMBERS:
-            given = f"data.image_size={self.image_size!s:.99} data.channels={self.channels}"
-            raise UserError(f"{given} must be height and width, and {MOST_NUMBERS} numbers at most")
+            raise UserError(f"data.image_size={self.image_size!s:.99} must be two numbers, of {MOST_NUMBERS} in all")
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":

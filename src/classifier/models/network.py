@@ -36,7 +36,6 @@ class Normalize(nn.Module):
 
 
 LOADING = {"pretrained": False, "weights": None, "checkpoint_path": None}  # the values that load nothing
-MOST = 10_000  # of a width, a depth or a side in a network's config
 
 _registered: set[str] = set()
 
@@ -96,7 +95,7 @@ def _require_known(config: Mapping[str, Any]) -> None:
             f"model._target_={target} is not built from a checkpoint: for your own network, write a configs/model/NAME."
             f'yaml with that _target_, or call classifier.models.register_network("{target}") first'
         )
-    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model", most=MOST)
+    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model", most=10_000)
 
 
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:

@@ -10,17 +10,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import (
-    ArrayImage,
-    Box,
-    Picture,
-    StoredImage,
-    decode,
-    everything,
-    exif_of,
-    open_file,
-    open_image,
-)
+from classifier.data.image import ArrayImage, Box, Picture, StoredImage, decode, everything, exif_of, open_image, opened
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -56,10 +46,10 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             if not content:
                 return _unusable("empty file", "0 bytes")
             digest = hashlib.blake2b(content).digest()
-            with open_file(BytesIO(content)) as image:
+            with opened(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored = open_image(open_file(BytesIO(content)))
+            stored = open_image(opened(BytesIO(content)))
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]

@@ -102,16 +102,14 @@ class ImageClassifier(pl.LightningModule):
         require_plain({key: arguments[key] for key in arguments if key != "model"}, "")
         weights = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("task.loss.")}
         # a network as large as the config says takes no memory before its weights are known to be as large
-        tensors = [value for value in weights.values() if isinstance(value, torch.Tensor)]
-        storages = [value.untyped_storage() for value in tensors if value.device.type == "cpu"]
-        held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-        claimed = sum(value.nbytes for value in tensors)
-        if claimed > 2 * held:  # some may share theirs
-            raise UserError(f"its weights claim {claimed} bytes, and have {held}")
-        outline: Self | None = None
+        storages = [value.untyped_storage() for value in weights.values() if not value.is_meta]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        if sum(value.nbytes for value in weights.values()) > 2 * sum(held.values()):  # some may share theirs
+            raise UserError(f"its weights claim more than the {sum(held.values())} bytes that they have")
+        outlines: list[Self] = []
         with suppress(Exception), torch.device("meta"):  # what is wrong with it, the real one says
-            outline = cls(**arguments)
-        if outline is not None:
+            outlines.append(cls(**arguments))
+        for outline in outlines:
             outline.load_state_dict(weights, assign=True)
         model = cls(**arguments)
         model.load_state_dict(weights)

@@ -31,8 +31,6 @@ from classifier.verbs import predict
 
 log = logging.getLogger(__name__)
 
-MOST_IN_BATCH = 1 << 29  # numbers in a batch of the size that a checkpoint says: 2 GB
-
 
 def stored_values(path: Path) -> dict[str, Any]:
     """What eval.yaml takes over from a checkpoint: which data, and how its images were read.
@@ -56,9 +54,9 @@ def stored_values(path: Path) -> dict[str, Any]:
         raise UserError(f"data._target_={target} is in no configs/data/NAME.yaml: add one, or type data=NAME")
     own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
     reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
-    if isinstance(reading.get("batch_size"), int):  # no result depends on it
-        most = MOST_IN_BATCH // math.prod((*reading["image_size"], reading["channels"]))
-        reading["batch_size"] = min(reading["batch_size"], most)
+    if isinstance(reading.get("batch_size"), int):  # no result depends on it: 2 GB at most
+        numbers = math.prod((*reading["image_size"], reading["channels"]))
+        reading["batch_size"] = min(reading["batch_size"], (1 << 29) // numbers)
     require_plain({**own, **reading}, "data")
     data = {"defaults": ["_base"], **({"_target_": target} if known else {}), **own}
     return {"data": data, "run": {**values["run"], "data": reading}}
