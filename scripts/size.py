@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-LIMITS = {"src": 5500, "tests": 8000}  # code lines
+LIMITS = {"src": 6000, "tests": 8800}  # code lines
 MOST_FILES, LONGEST_FILE = 70, 300  # in src
 
 

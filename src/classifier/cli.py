@@ -24,6 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from classifier import runs
 from classifier.errors import UserError, as_typed, did_you_mean, require_choice
 from classifier.runs import CONFIG_DIR, leaves, on_main_process, set_variable
+from classifier.untrusted import known_targets, require_plain, targets_in
 
 HELP = {"--help", "-h"}
 MULTIRUN = {"--multirun", "-m"}
@@ -132,7 +133,12 @@ def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
             if on_main_process():
                 print(f"{found} is done: there is nothing to resume")
             return None
-        resume, sys.argv[1:] = str(found), [*overrides, *(text for text in sys.argv[1:] if text.startswith("-"))]
+        # they are in the run's config already, where + has nothing to add
+        again = [text.lstrip("+") for text in sys.argv[1:] if "_target_" in text and text not in overrides]
+        resume, sys.argv[1:] = (
+            str(found),
+            [*overrides, *again, *(text for text in sys.argv[1:] if text.startswith("-"))],
+        )
     run = runs.find_run(str(resume), log_dir, argument("name") or argument("experiment"))
     _offer_run(run)
     if (hardware := argument("trainer")) is not None:
@@ -172,6 +178,7 @@ def _offer_run(run: Path) -> None:
     """Make a run's stored config the config `resume`, each section an option of its group, to be exchanged."""
     stored, store = runs.stored_config(run), ConfigStore.instance()
     runs.read_starts(run)  # the resumed run will add to them
+    require_plain(stored, "", known_targets("**") | _typed_targets())
     groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
     sections = [{group: None if stored[group] is None else STORED} for group in groups]
     for group in groups:
@@ -183,6 +190,13 @@ def _offer_run(run: Path) -> None:
         "resume": "???",
     }
     store.store(name="resume", node=node)
+
+
+def _typed_targets() -> set[str]:
+    """Every `_target_` that an override gives a value, itself or somewhere inside."""
+    texts = [text for text in sys.argv[1:] if "_target_" in text]
+    typed = map(OverridesParser.create().parse_override, texts)
+    return {found for item in typed for found in targets_in({item.key_or_group.rpartition(".")[2]: item.value()})}
 
 
 def argument(key: str) -> str | None:

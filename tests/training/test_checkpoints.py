@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -97,6 +98,24 @@ def test_cut_off_checkpoint_is_refused(kept: float, checkpoint: Path) -> None:
     checkpoint.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(UserError, match=f"ckpt_path={checkpoint} "):
         open_model(checkpoint)
+
+
+def test_a_changed_byte_does_not_open_with_other_weights(checkpoint: Path) -> None:
+    whole, expected = checkpoint.read_bytes(), read_checkpoint(checkpoint)
+    expected = {**expected, "state_dict": {name: value.clone() for name, value in expected["state_dict"].items()}}
+    random, refused = np.random.default_rng(0), 0
+    for place in random.integers(0, len(whole), 300).tolist():
+        mutant = bytearray(whole)
+        mutant[place] ^= int(random.integers(1, 256))
+        checkpoint.write_bytes(mutant)
+        try:
+            found = read_checkpoint(checkpoint)
+        except UserError as error:
+            refused += f"ckpt_path={checkpoint} " in str(error)
+            continue
+        torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=0, atol=0)
+        assert all(found[key] == expected[key] for key in ("run", "hyper_parameters"))
+    assert refused > 100
 
 
 class Trap:

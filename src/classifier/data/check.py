@@ -19,7 +19,7 @@ import PIL
 from PIL import Image
 
 from classifier.data import jpeg
-from classifier.data.image import ImageError, decode, everything, image_problem
+from classifier.data.image import ImageError, decode, everything, image_problem, opened
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -113,7 +113,7 @@ def image_size(path: str | Path, check: str) -> tuple[int, int]:
             size, whole = (plain.width, plain.height), END in tail
         else:
             file.seek(0)
-            with Image.open(file) as image:
+            with opened(file) as image:
                 size, end = image.size, END_MARKS.get(image.format or "")
             whole = end is not None and end in tail
             if head[8:12] == b"WEBP":

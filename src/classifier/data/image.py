@@ -4,15 +4,21 @@ import math
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch.nn.functional import interpolate
 
 from classifier.data import jpeg
 from classifier.data.jpeg import ORIENTATION_TAG
 from classifier.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # for others Pillow may start a program
+MOST_BYTES = 1_500_000_000  # while an image is decoded
+LIBRARIES = {"WEBP": 8, "AVIF": 8}  # bytes a pixel that they take besides Pillow
 
 Picture = str | Path | np.ndarray | Image.Image
 """What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
@@ -36,9 +42,36 @@ def open_image(picture: "Picture | StoredImage") -> "StoredImage":
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
     data = Path(picture).read_bytes()
-    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(
-        Image.open(BytesIO(data)), ours=True
-    )
+    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(opened(BytesIO(data)), ours=True)
+
+
+def opened(file: str | Path | IO[bytes]) -> Image.Image:
+    """Read a file's header with Pillow; every image file that is opened is opened here, or by `jpeg.parse`.
+
+    Raises:
+        DecompressionBombError: It would take too much memory, even at the least size that it can be decoded at.
+        Exception: Whatever else Pillow raises on what is not an image in one of `FORMATS`.
+    """
+    image = Image.open(file, formats=FORMATS)
+    require_memory(image, 8 if image.format == "JPEG" else 1)
+    return image
+
+
+def require_memory(image: Image.Image, shrink: int) -> None:
+    """Refuse an image whose decoding at 1 / `shrink` of the size takes more than `MOST_BYTES`.
+
+    Raises:
+        DecompressionBombError: With the size.
+    """
+    width, height = image.size
+    pixels = width * height // shrink**2
+    if isinstance(image, TiffImageFile):  # of which a whole tile is decoded at once, however small the image is
+        pixels = max(pixels, image.tag_v2.get(TILEWIDTH, 0) * image.tag_v2.get(TILELENGTH, 0))
+    simple = image.mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB") and "transparency" not in image.info
+    # Pillow's own pixels, and a copy in another mode or two: as measured, without the file
+    if (needed := pixels * ((14 if simple else 20) + LIBRARIES.get(image.format or "", 0))) > MOST_BYTES:
+        size = f"{width}x{height} pixels of mode {image.mode} take {needed / 1e9:.1f} GB to decode"
+        raise Image.DecompressionBombError(f"{size}, of {MOST_BYTES / 1e9:.1f} at most: make it smaller, or a JPEG")
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -72,7 +105,8 @@ class PillowImage:
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         if shrink > 1:
             self.image.draft(None, (self.width // shrink, self.height // shrink))
-        cut = _to_8bit(self.image, channels).crop(part)
+        require_memory(self.image, 1)
+        cut = _to_8bit(self.image, part, channels)
         return np.array(cut).reshape(cut.height, cut.width, channels)
 
 
@@ -105,20 +139,22 @@ StoredImage = jpeg.PlainJpeg | PillowImage | ArrayImage
 """
 
 
-def _to_8bit(image: Image.Image, channels: int) -> Image.Image:
-    """The image in mode RGB or L, whatever its own mode."""
+def _to_8bit(image: Image.Image, part: Box, channels: int) -> Image.Image:
+    """A part of the image in mode RGB or L, whatever its own mode."""
+    cut = image.crop(part)
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        highest = float(image.getextrema()[1])  # type: ignore[arg-type]
         # 16-bit files come as I;16 or I; Pillow's own conversion clips them at 255, which turns photos white
-        deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        scale = 255 / 65535 if deep else 255 if image.mode == "F" and values.max() <= 1 else 1
-        image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        deep = image.mode.startswith("I;16") or highest > 255
+        values = np.array(cut, dtype=np.float32)
+        values *= 255 / 65535 if deep else 255 if image.mode == "F" and highest <= 1 else 1
+        cut = Image.fromarray(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8))
+    if cut.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in cut.info:
+        rgba = cut.convert("RGBA")
         opaque = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(opaque, rgba)
+        cut = Image.alpha_composite(opaque, rgba)
     mode = "RGB" if channels == 3 else "L"
-    return image if image.mode == mode else image.convert(mode)
+    return cut if cut.mode == mode else cut.convert(mode)
 
 
 class ImageError(UserError):
@@ -176,7 +212,7 @@ def _header(picture: Picture) -> tuple[int, int, int]:
         return picture.shape[1], picture.shape[0], 1
     if isinstance(picture, (str, Path)):
         try:
-            with Image.open(picture) as image:
+            with opened(picture) as image:
                 return _header(image)
         except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
             raise unreadable(picture, error) from error

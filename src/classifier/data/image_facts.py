@@ -10,7 +10,17 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import ArrayImage, Box, Picture, PillowImage, StoredImage, decode, everything, exif_of
+from classifier.data.image import (
+    ArrayImage,
+    Box,
+    Picture,
+    PillowImage,
+    StoredImage,
+    decode,
+    everything,
+    exif_of,
+    opened,
+)
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -47,10 +57,10 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             if not content:
                 return _unusable("empty file", "0 bytes")
             digest = hashlib.blake2b(content).digest()
-            with Image.open(BytesIO(content)) as image:
+            with opened(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored: StoredImage = PillowImage(Image.open(BytesIO(content)), ours=True)
+            stored: StoredImage = PillowImage(opened(BytesIO(content)), ours=True)
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]

@@ -113,7 +113,7 @@ class TorchvisionDataModule(ClassificationDataModule):
         """Each part that the data set has; "" where it has no parts, or the options choose one."""
         bases = self.kind.__mro__[: 2 if "kwargs" in inspect.signature(self.kind).parameters else 1]
         known = {name for base in bases for name in inspect.signature(base).parameters}
-        common = {"root": str(self.root), "download": download, "loader": as_path, **self.options}
+        common = {"root": str(self.root), "loader": as_path, **self.options, "download": download}
         common = {key: value for key, value in common.items() if key in {*known, *self.options}}
         ways: list[tuple[str, dict[str, Any]]] = [("", {})]
         if "train" in known and "train" not in self.options:

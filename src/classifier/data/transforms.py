@@ -13,6 +13,8 @@ from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, de
 from classifier.errors import UserError, as_typed, require_choice, require_number, require_whole
 from classifier.instantiate import build
 
+MOST_NUMBERS = 1 << 26  # of an image as the network gets it: 4729 x 4729 pixels in colour
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -41,6 +43,8 @@ class Preprocessing:
         require_number("data.crop_pct", self.crop_pct, above=0, most=1)
         for side in self.image_size:
             require_whole("data.image_size", side, 1)
+        if len(self.image_size) != 2 or math.prod((*self.image_size, self.channels)) > MOST_NUMBERS:
+            raise UserError(f"data.image_size={self.image_size!s:.99} must be two numbers, of {MOST_NUMBERS} in all")
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":

@@ -1,13 +1,16 @@
 """Build a network from a config, and the normalisation of its input."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from torch import nn
 
 from classifier.errors import UserError, as_typed
-from classifier.instantiate import build, known_targets, require_plain
+from classifier.instantiate import build
+from classifier.untrusted import known_targets, require_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,13 +35,14 @@ class Normalize(nn.Module):
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
+LOADING = {"pretrained": False, "weights": None, "checkpoint_path": None}  # the values that load nothing
+
 _registered: set[str] = set()
 
 
 def without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
     """A network's config that loads nothing: a checkpoint brings its own weights, and opening one needs no hub."""
-    loading = {"pretrained": False, "weights": None, "checkpoint_path": None}
-    return {**model, **{key: value for key, value in loading.items() if key in model}}
+    return {**model, **{key: value for key, value in LOADING.items() if key in model}}
 
 
 def register_network(target: str) -> None:
@@ -65,9 +69,12 @@ def build_model(
     Raises:
         UserError: The network does not exist, does not take the arguments, or is refused.
     """
-    settings = dict(config) if trusted else without_weights(config)
+    settings = dict(config)
     if not trusted:
         _require_known(settings)
+        # by name: what a config leaves out could be true by default
+        parameters = inspect.signature(get_object(settings["_target_"])).parameters
+        settings = without_weights({**dict.fromkeys(LOADING.keys() & parameters.keys()), **settings})
     mean, std = settings.pop("mean", None), settings.pop("std", None)
     made_for: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "image_size": list(image_size)}
     network: nn.Module = build(settings, "model", **made_for)
@@ -88,7 +95,7 @@ def _require_known(config: Mapping[str, Any]) -> None:
             f"model._target_={target} is not built from a checkpoint: for your own network, write a configs/model/NAME."
             f'yaml with that _target_, or call classifier.models.register_network("{target}") first'
         )
-    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model")
+    require_plain({key: value for key, value in config.items() if key != "_target_"}, "model", most=10_000)
 
 
 def _per_channel(values: Any, channels: int, key: str) -> list[float]:

@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{key}={path} does not exist: name a .ckpt file, a run directory, or latest")
     checkpoint = load_plain(path, key)
-    if not isinstance(checkpoint, dict) or RUN_KEY not in checkpoint or "hyper_parameters" not in checkpoint:
+    if not (isinstance(checkpoint, dict) and {RUN_KEY, "hyper_parameters", "state_dict"} <= checkpoint.keys()):
         raise UserError(f"{key}={path} was not written by src/train.py: it holds no model of this project")
     return checkpoint
 
@@ -48,8 +48,8 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     try:
         model = ImageClassifier.from_checkpoint(checkpoint)
-    except (TypeError, KeyError, RuntimeError, UserError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever a network meets in numbers that are not its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"ckpt_path={path} holds another kind of model than this version builds ({reason})") from error
     return model.eval(), checkpoint
 
@@ -205,7 +205,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
-            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+            # what is no longer among the best is removed: never anything but a checkpoint of this folder
+            return str(Path(str(self.dirpath), Path(path).name)) if path.endswith(".ckpt") else ""
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         models = {here(path): score for path, score in state_dict["best_k_models"].items()}

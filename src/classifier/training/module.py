@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from classifier.training.finetune import FineTuning
 from classifier.training.optimizers import build_optimizer
 from classifier.training.schedules import forget_length, run_length
 from classifier.training.task import TASKS, BatchMix, build_loss
+from classifier.untrusted import read_whole, require_plain
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
 
@@ -34,11 +36,11 @@ def load_plain(path: Path, key: str) -> Any:
         UserError: It is cut off, holds code, or is something else.
     """
     otherwise = (
-        "cannot be read, is cut off, or holds more than tensors and plain values, which could run code: "
+        "cannot be read, is cut off or changed, or holds more than tensors and plain values, which could run code: "
         "name a checkpoint that src/train.py wrote"
     )
     with report_no_weights(path, key, otherwise):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_whole(path)
 
 
 class ImageClassifier(pl.LightningModule):
@@ -112,10 +114,21 @@ class ImageClassifier(pl.LightningModule):
         Raises:
             UserError: It names a network that may not come from a checkpoint, see `build_model`.
         """
-        stored = checkpoint["hyper_parameters"]
-        model = cls(**{key: stored[key] for key in ("model", "classes", "preprocessing", "task")})
-        weights = checkpoint["state_dict"]
-        model.load_state_dict({name: weights[name] for name in weights if not name.startswith("task.loss.")})
+        arguments = {key: checkpoint["hyper_parameters"][key] for key in ("model", "classes", "preprocessing", "task")}
+        require_plain({key: arguments[key] for key in arguments if key != "model"}, "")
+        weights = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("task.loss.")}
+        # a network as large as the config says takes no memory before its weights are known to be as large
+        storages = [value.untyped_storage() for value in weights.values() if not value.is_meta]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        if sum(value.nbytes for value in weights.values()) > 2 * sum(held.values()):  # some may share theirs
+            raise UserError(f"its weights claim more than the {sum(held.values())} bytes that they have")
+        outlines: list[Self] = []
+        with suppress(Exception), torch.device("meta"):  # what is wrong with it, the real one says
+            outlines.append(cls(**arguments))
+        for outline in outlines:
+            outline.load_state_dict(weights, assign=True)
+        model = cls(**arguments)
+        model.load_state_dict(weights)
         return model
 
     @classmethod

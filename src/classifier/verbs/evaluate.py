@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -20,12 +21,12 @@ from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import require_outside, write_csv
-from classifier.instantiate import known_targets, require_plain
 from classifier.models.network import require_image_size
 from classifier.runs import new_run_dir, plain, run_dir_of
 from classifier.training.checkpoints import RUN_KEY, read_checkpoint
 from classifier.training.hardware import report_out_of_memory
 from classifier.training.module import ImageClassifier
+from classifier.untrusted import known_targets, require_plain
 from classifier.verbs import predict
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ def stored_values(path: Path) -> dict[str, Any]:
         raise UserError(f"data._target_={target} is in no configs/data/NAME.yaml: add one, or type data=NAME")
     own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
     reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
+    if isinstance(reading.get("batch_size"), int):  # no result depends on it: 2 GB at most
+        numbers = math.prod((*reading["image_size"], reading["channels"]))
+        reading["batch_size"] = min(reading["batch_size"], (1 << 29) // numbers)
     require_plain({**own, **reading}, "data")
     data = {"defaults": ["_base"], **({"_target_": target} if known else {}), **own}
     return {"data": data, "run": {**values["run"], "data": reading}}

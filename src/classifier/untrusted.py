@@ -1,0 +1,81 @@
+"""What is taken from the files of strangers: plain values, known targets, whole bytes. Imports no torch on its own."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from classifier.errors import UserError
+from classifier.runs import CONFIG_DIR
+
+MOST_VALUES = 100_000  # of a config, in all
+
+
+def targets_in(value: Any) -> Iterator[str]:
+    """What `_target_` names, at any depth."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield str(value["_target_"])
+        value = [*value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from targets_in(item)
+
+
+@cache
+def known_targets(group: str) -> frozenset[str]:
+    """What the files of configs/<group>/ name as a `_target_`, `**` for all: a stored config names no others."""
+    texts = [path.read_text(encoding="utf-8") for path in CONFIG_DIR.glob(f"{group}/*.yaml")]
+    return frozenset(target for text in texts for target in targets_in(yaml.safe_load(text)))
+
+
+def require_plain(value: Any, key: str, targets: Set[str] | None = None, most: int = 1 << 63) -> None:
+    """Refuse a stored value that Hydra would do more with than pass it on, or that is too large.
+
+    Args:
+        key: Its place, for messages.
+        targets: What it may call at any depth; None for nothing, not even by Hydra's other keys, such as `_args_`.
+        most: The largest integer.
+
+    Raises:
+        UserError: It holds, at any depth, such a key, `defaults`, `hydra`, `@`, an interpolation, or an object.
+    """
+    found = [(key, value)]  # a list may hold itself, or one list a thousand times
+    for _ in range(MOST_VALUES):
+        if not found:
+            return
+        key, value = found.pop()
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                place = f"{key}.{name}".lstrip(".")
+                if name == "_target_" and targets is not None and str(item) not in targets:
+                    raise UserError(f"{place} is in no file of configs/: if you trust it, type it, {place}={item}")
+                hidden = str(name).startswith("_") and targets is None
+                if hidden or "@" in str(name) or name in ("defaults", "hydra") or not isinstance(name, (str, int)):
+                    raise UserError(f"{place} is refused: from a stored config come plain values alone")
+                found.append((place, item))
+        elif isinstance(value, (list, tuple)):
+            found += [(key, item) for item in value]
+        elif not isinstance(value, (str, int, float, type(None))) or "${" in str(value):
+            raise UserError(f"{key}={value!s:.99} is refused: from a stored config come plain values alone")
+        elif isinstance(value, int) and abs(value) > most:
+            raise UserError(f"{key}={value} is refused: from a checkpoint come numbers up to {most}")
+    raise UserError(f"{key} is refused: it is one of more than {MOST_VALUES} values")
+
+
+def read_whole(path: Path) -> Any:
+    """Tensors and plain values out of a file of torch.save, mapped from it to the CPU; nothing in it is executed.
+
+    Raises:
+        Exception: Of many kinds, where it is no such file, holds more, or has other bytes than were written.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        if any(member.compress_type for member in archive.infolist()) or archive.testzip():
+            raise ValueError("its bytes are not those that torch has written")
+    # mapped: a tensor then ends where the file does, whatever size it claims
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
