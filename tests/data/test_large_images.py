@@ -6,12 +6,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from classifier.data.image_facts import image_facts
 from PIL import Image
 
 from classifier.data.check import image_size
 from classifier.data.image import MOST_BYTES, decode, everything, opened, upright_size
 from classifier.data.image import ImageError as DecodeError
+from classifier.data.image_facts import image_facts
 from tests.generate import picture, save
 from tests.verbs.command import FORKS
 
