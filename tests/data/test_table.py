@@ -184,8 +184,8 @@ def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dic
     ("options", "message"),
     [
         ({"box_format": "xyxx"}, r"data\.box_format=xyxx"),
-        ({"box_columns": ["x", "y"]}, r"data\.box_columns=\[xmin"),
-        ({"box_columns": "xmin"}, r"data\.box_columns=\[xmin"),
+        ({"box_columns": ["x", "y"]}, r"data\.box_columns=\[x,y\]"),
+        ({"box_columns": "xmin"}, r"data\.box_columns=xmin"),
         ({"images": "../other"}, r"data\.images=../other .*data\.root"),
         ({"images": "/other"}, r"data\.images=/other .*data\.root"),
         ({"table": "none.csv"}, r"none.csv.*data\.table="),

@@ -44,10 +44,10 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
     config.run_dir = str(run_dir)
     busy = f"runs in run_dir={run_dir}: wait until it ends, or use another run_dir"
     with alone(run_dir / ".lock", busy) if on_main_process() else nullcontext():
-        # of several processes, all look before the first one writes it: that is when all have joined
-        if config.resume is None and (run_dir / "config.yaml").exists():
-            raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
         try:
+            # of several processes, all look before the first one writes it: that is when all have joined
+            if config.resume is None and (run_dir / "config.yaml").exists():
+                raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
             yield run_dir
         finally:
             if on_main_process():
