@@ -1,7 +1,7 @@
 """What is taken from the files of strangers: plain values, known targets, whole bytes. Imports no torch on its own."""
 
 import zipfile
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,11 @@ from classifier.runs import CONFIG_DIR
 MOST_VALUES = 100_000  # of a config, in all
 
 
-def targets_in(value: Any) -> Iterator[str]:
+def targets_in(value: Any) -> list[str]:
     """What `_target_` names, at any depth."""
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield str(value["_target_"])
-        value = [*value.values()]
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from targets_in(item)
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    own = [str(value["_target_"])] if isinstance(value, Mapping) and "_target_" in value else []
+    return own + [found for item in inside for found in targets_in(item)]
 
 
 @cache

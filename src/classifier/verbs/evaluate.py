@@ -55,8 +55,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     own = {key: stored[key] for key in (own_parameters(get_class(target)) if known else ()) if key in stored}
     reading |= {key: stored[key] for key in ("batch_size", "on_error") if key in stored}
     if isinstance(reading.get("batch_size"), int):  # no result depends on it: 2 GB at most
-        numbers = math.prod((*reading["image_size"], reading["channels"]))
-        reading["batch_size"] = min(reading["batch_size"], (1 << 29) // numbers)
+        shape = (*reading["image_size"], reading["channels"])
+        reading["batch_size"] = min(reading["batch_size"], (1 << 29) // math.prod(shape))
     require_plain({**own, **reading}, "data")
     data = {"defaults": ["_base"], **({"_target_": target} if known else {}), **own}
     return {"data": data, "run": {**values["run"], "data": reading}}
