@@ -58,20 +58,27 @@ def test_a_scratch_link_left_by_a_kill_is_not_written_through(tmp_path: Path) ->
 
 
 def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
-    """And not what another one is writing, here or on another host."""
+    """And not what another one is writing: here, elsewhere, or in a container of this name."""
     gone = FORK.Process()
     gone.start()
     gone.join()
-    left, here, elsewhere = (
-        tmp_path / f".file.{host}-{pid}.part"
-        for host, pid in ((platform.node(), gone.pid), (platform.node(), os.getppid()), ("elsewhere", gone.pid))
+    left, here, elsewhere, contained = (
+        tmp_path / f"{name}.{host}-{pid}.part"
+        for name, host, pid in (
+            (".file", platform.node(), gone.pid),
+            (".file", platform.node(), os.getppid()),
+            (".file", "elsewhere", gone.pid),
+            (".other", platform.node(), gone.pid),
+        )
     )
-    for path in (left, here, elsewhere):
+    for path in (left, here, elsewhere, contained):
         path.write_text("half")
+        if path != contained:
+            os.utime(path, (0, 0))
     with whole_file(tmp_path / "file") as scratch:
-        assert scratch not in (left, here, elsewhere)
+        assert scratch not in (left, here, elsewhere, contained)
         scratch.write_text("whole")
-    assert {*tmp_path.iterdir()} == {tmp_path / "file", here, elsewhere}
+    assert {*tmp_path.iterdir()} == {tmp_path / "file", here, elsewhere, contained}
 
 
 FORK = multiprocessing.get_context("fork")
@@ -101,6 +108,7 @@ def test_a_lock_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
     holder.join()
     with alone(path, "waits"):
         assert path.read_text() == f"process {os.getpid()} on {platform.node()}"
+    assert not path.exists()
 
 
 def test_no_space(tmp_path: Path) -> None:

@@ -107,7 +107,15 @@ def test_stored_config_follows_a_moved_directory(old: str, tmp_path: Path) -> No
 
 BOMB = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij"))
 BROKEN = {
-    "config.yaml": ["", "[1]", "run_dir: [", "a: 1", "\udcff", "[" * 5000, f"run_dir: x\na: &a [1]\n{BOMB}"],
+    "config.yaml": [
+        "",
+        "[1]",
+        "run_dir: [",
+        "a: 1",
+        "\udcff",
+        f"run_dir: x\na: {'[' * 100_000}{']' * 100_000}",
+        f"run_dir: x\na: &a [1]\n{BOMB}",
+    ],
     "starts.jsonl": ["{", "[]", "1", '{"overrides": [1]}', '{"time": 1}', "\udcff", "[" * 100_000],
 }
 

@@ -135,8 +135,8 @@ def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
             return None
         # they are in the run's config already, where + has nothing to add
         again = [text.lstrip("+") for text in sys.argv[1:] if "_target_" in text and text not in overrides]
-        flags = [text for text in sys.argv[1:] if text.startswith("-")]
-        resume, sys.argv[1:] = str(found), [*overrides, *again, *flags]
+        options = [text for text in sys.argv[1:] if text.startswith("-")]
+        resume, sys.argv[1:] = str(found), [*overrides, *again, *options]
     run = runs.find_run(str(resume), log_dir, argument("name") or argument("experiment"))
     _offer_run(run)
     if (hardware := argument("trainer")) is not None:
@@ -192,7 +192,7 @@ def _offer_run(run: Path) -> None:
 
 def _typed_targets() -> set[str]:
     """Every `_target_` that an override gives a value, itself or somewhere inside."""
-    typed = map(OverridesParser.create().parse_override, (text for text in sys.argv[1:] if "_target_" in text))
+    typed = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if "_target_" in text])
     return {found for item in typed for found in targets_in({item.key_or_group.rpartition(".")[2]: item.value()})}
 
 

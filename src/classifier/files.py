@@ -8,12 +8,13 @@ import fcntl
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -38,8 +39,8 @@ def require_outside(output: Path, root: Path, key: str = "output") -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch path to write a file or folder to, which then takes the place of `path`, with its folder made.
 
-    Each process has its own scratch, and removes those that a kill has left. It is hidden, and has no image's
-    extension.
+    Each process has its own scratch, and removes those that a kill left over an hour ago. It is hidden, and has no
+    image's extension.
     """
     scratch = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")
     try:
@@ -107,8 +108,9 @@ def locked(path: Path, key: str = "output") -> AbstractContextManager[object]:
         return FileLock(path).acquire()
 
 
-def alone(path: Path, doing: str) -> IO[str]:
-    """Hold the lock file `path` until the file returned is closed. It is free at once when this process is killed.
+@contextmanager
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock file `path`, and remove it at the end. It is free at once when this process is killed.
 
     (A FileLock is held by forked processes too, such as those that read images, and they outlive a kill for a while.)
 
@@ -131,7 +133,11 @@ def alone(path: Path, doing: str) -> IO[str]:
             raise UserError(f"{file.read() or 'another process'} {doing}") from error
         file.truncate(0)
         print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
-    return file
+    with file:  # the lock ends where the file is closed
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def made_once(
@@ -190,7 +196,8 @@ def report_no_weights(path: Path, key: str, otherwise: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch and safetensors raise many kinds
-        with path.open("rb") as file:
+        start = b""
+        with suppress(OSError), path.open("rb") as file:
             start = file.read(100).lstrip()
         found = next((text for begin, text in NO_WEIGHTS.items() if start.startswith(begin)), otherwise)
         raise UserError(f"{key}={path} {found}") from error
@@ -209,11 +216,13 @@ def _reported(path: Path, key: str) -> Iterator[None]:
 def _remove_left(folder: Path) -> None:
     """Remove the scratch of processes that are gone; once for each folder, as it may hold a million files."""
     for scratch in folder.glob(f".*.{platform.node()}-*.part"):
-        with suppress(PermissionError, ValueError):  # another user's, or no scratch
+        with suppress(OSError, ValueError):  # another user's, gone by now, or no scratch
             try:
                 os.kill(int(scratch.stem.rpartition("-")[2]), 0)
             except ProcessLookupError:
-                _remove(scratch)
+                # or it lives in a container that has the host's name and its own numbers: then it is being written
+                if time.time() - scratch.lstat().st_mtime > 3600:
+                    _remove(scratch)
 
 
 def _remove(path: Path) -> None:

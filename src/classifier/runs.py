@@ -8,12 +8,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -155,10 +156,12 @@ def find_checkpoint(value: str, log_dir: Path, key: str = "ckpt_path") -> Path:
 def _is_broken(run: Path) -> bool:
     """Whether a run's files cannot be read, which is reported."""
     try:
-        return not stored_config(run) or read_starts(run) is None
+        stored_config(run)
+        read_starts(run)
     except UserError as error:
         print(f"passed over: {error}", file=sys.stderr)
         return True
+    return False
 
 
 def _last(runs: list[Path], file: str, typed: str, log_dir: Path) -> Path:
@@ -199,7 +202,7 @@ def find_same_run(typed: list[str], log_dir: Path, run_dir: str | None) -> tuple
     return None, []
 
 
-def only_start(typed: list[str], log_dir: Path) -> IO[str]:
+def only_start(typed: list[str], log_dir: Path) -> AbstractContextManager[None]:
     """Keep other processes from beginning or resuming the same run by `resume=auto`; see `alone`."""
     name = hashlib.sha256("\0".join(sorted(typed)).encode()).hexdigest()[:16]
     return alone(log_dir / f".{name}.lock", "runs this command with resume=auto: wait for its end, or use run_dir=...")
@@ -218,10 +221,7 @@ def stored_config(run: Path) -> dict[str, Any]:
         UserError: It cannot be read.
     """
     with _readable(run / "config.yaml") as text:
-        # a few lines of aliases can mean more values than fit into memory
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
-            raise ValueError("it has aliases")
-        config: dict[str, Any] = yaml.load(text, LOADER)
+        config: dict[str, Any] = parsed(text)
         old = str(config["run_dir"])
 
     def here(value: Any) -> Any:
@@ -234,6 +234,20 @@ def stored_config(run: Path) -> dict[str, Any]:
         return value
 
     return cast(dict[str, Any], here(config))
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a run's YAML.
+
+    Raises:
+        ValueError: It has aliases, of which a few lines can mean more values than fit into memory, or more than 100
+            levels, of which many end libyaml. A run writes neither.
+        yaml.YAMLError: It is no YAML.
+    """
+    events = [type(event).__name__ for event in yaml.parse(text, LOADER)]
+    if "AliasEvent" in events or max(accumulate(("Start" in name) - ("End" in name) for name in events)) > 100:
+        raise ValueError("it has aliases, or is nested too deeply")
+    return yaml.load(text, LOADER)
 
 
 def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:

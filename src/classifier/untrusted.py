@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ def targets_in(value: Any) -> list[str]:
 @cache
 def known_targets(group: str) -> frozenset[str]:
     """What the files of configs/<group>/ name as a `_target_`, `**` for all: a stored config names no others."""
-    texts = [path.read_text(encoding="utf-8") for path in CONFIG_DIR.glob(f"{group}/*.yaml")]
-    return frozenset(target for text in texts for target in targets_in(yaml.safe_load(text)))
+    found: set[str] = set()
+    for path in CONFIG_DIR.glob(f"{group}/*.yaml"):
+        with suppress(yaml.YAMLError, UnicodeError):  # of a broken file, Hydra says more where it is used
+            found.update(targets_in(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    return frozenset(found)
 
 
 def require_plain(value: Any, key: str, targets: Set[str] | None = None, most: int = 1 << 63) -> None:
@@ -54,7 +58,7 @@ def require_plain(value: Any, key: str, targets: Set[str] | None = None, most: i
                     raise UserError(f"{place} is refused: from a stored config come plain values alone")
                 found.append((place, item))
         elif isinstance(value, (list, tuple)):
-            found += [(key, item) for item in value]
+            found += [(f"{key}.{position}", item) for position, item in enumerate(value)]
         elif not isinstance(value, (str, int, float, type(None))) or "${" in str(value):
             raise UserError(f"{key}={value!s:.99} is refused: from a stored config come plain values alone")
         elif isinstance(value, int) and abs(value) > most:

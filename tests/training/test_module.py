@@ -56,6 +56,19 @@ def test_a_checkpoint_builds_no_loss_and_no_optimiser(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
+def test_weights_that_reach_into_each_other_are_refused() -> None:
+    """They would claim more than the file has."""
+    model = runs.make_classifier()
+    checkpoint = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    ImageClassifier.from_checkpoint(checkpoint)
+    held = torch.zeros(2 * max(value.nbytes for value in model.state_dict().values())).untyped_storage()
+    for place, (name, value) in enumerate(model.state_dict().items()):
+        own = held[8 * place : 8 * place + value.nbytes]
+        checkpoint["state_dict"][name] = torch.empty(0, dtype=value.dtype).set_(own, 0, value.shape, value.stride())
+    with pytest.raises(UserError, match=r"\d+ bytes"):
+        ImageClassifier.from_checkpoint(checkpoint)
+
+
 @torch.no_grad()
 def test_flip_is_the_mean_of_two_probabilities(tmp_path: Path) -> None:
     model = runs.make_classifier().eval()

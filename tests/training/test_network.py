@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from classifier.errors import UserError
 from classifier.models import Normalize, SimpleCNN, register_network, timm_model
 from classifier.models.network import IMAGENET_MEAN, IMAGENET_STD, build_model, require_image_size
+from classifier.untrusted import known_targets
 
 CNN = {"_target_": "classifier.models.SimpleCNN", "widths": [4]}
 VIT = {"_target_": "classifier.models.timm_model", "name": "vit_tiny_patch16_224", "pretrained": False}
@@ -18,6 +19,14 @@ HALF = (0.5, 0.5, 0.5)
 
 def build(config: dict[str, Any], in_chans: int = 3, trusted: bool = True) -> tuple[Normalize, nn.Module]:
     return build_model(config, num_classes=5, in_chans=in_chans, image_size=[16, 16], trusted=trusted)
+
+
+def test_a_broken_config_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    for name, content in {"mine": b"_target_: my_project.Net", "draft": b"a: [", "latin": b"a: \xff"}.items():
+        (tmp_path / "model" / f"{name}.yaml").write_bytes(content)
+    monkeypatch.setattr("classifier.untrusted.CONFIG_DIR", tmp_path)
+    assert known_targets.__wrapped__("model") == {"my_project.Net"}
 
 
 @pytest.mark.parametrize(("mean", "std"), [(IMAGENET_MEAN, IMAGENET_STD), ((0.2,), (0.4,))])

@@ -234,7 +234,9 @@ def test_the_scratch_of_a_killed_write_is_no_checkpoint(trained: Path, tmp_path:
     (run_dir / "metrics.json").unlink()
     ended = start("train", "--help", cwd=tmp_path)
     ended.communicate()
-    (run_dir / "checkpoints" / f".last.ckpt.{platform.node()}-{ended.pid}.part").write_bytes(b"half")
+    left = run_dir / "checkpoints" / f".last.ckpt.{platform.node()}-{ended.pid}.part"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
     root = f"data.root={trained.parents[2] / 'photos'}"
     succeed("train", f"resume={run_dir}", "trainer.max_epochs=5", root, cwd=tmp_path)
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir())[0] == "best.ckpt"

@@ -58,6 +58,15 @@ def test_a_config_that_would_do_more(path: tuple[str, ...], value: Any, cwd: Pat
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
+def test_an_own_target_in_a_list_is_typed_again(cwd: Path, tmp_path: Path) -> None:
+    generate.copy(cwd / "mine", tmp_path / "run")
+    several = [{"p": 0.5}, {"_target_": "my_project.Flip"}]
+    change(tmp_path / "run", ("data", "augment", "transforms"), {"several": {"transforms": several}})
+    typed = "data.augment.transforms.several.transforms.1._target_=my_project.Flip"
+    assert typed in refuse("train", "resume=run", cwd=tmp_path)
+    succeed("train", "resume=run", typed, "--cfg", "job", cwd=tmp_path)
+
+
 def test_own_targets_are_typed_again(cwd: Path) -> None:
     own = OWN.lstrip("+")
     assert own in refuse("train", "resume=mine", "trainer.max_epochs=2", cwd=cwd)

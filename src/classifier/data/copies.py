@@ -91,7 +91,8 @@ def warn_of_leaks(table: pd.DataFrame, root: Path) -> None:
             found = pd.Series([look(f"{root}/{path}") for path in files["path"]], files.index)
             files = files[files["split"].groupby(found).transform("nunique") > 1]
         if len(files):
-            log.warning("%d files are in two parts, as %s: use data.group_duplicates=true", len(files), files.iat[0, 0])
+            advice = "remove them from one, or use data.group_duplicates=true where the data has no parts of its own"
+            log.warning("%d files are in two parts, as %s: %s", len(files), files.iat[0, 0], advice)
 
 
 def near_duplicates(known: pd.DataFrame, thumbnails: np.ndarray) -> list[np.ndarray]:

@@ -10,17 +10,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import (
-    ArrayImage,
-    Box,
-    Picture,
-    PillowImage,
-    StoredImage,
-    decode,
-    everything,
-    exif_of,
-    opened,
-)
+from classifier.data.image import ArrayImage, Box, Picture, PillowImage, decode, everything, exif_of, opened
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -31,7 +21,7 @@ class Facts(NamedTuple):
 
     Args:
         width, height: As stored, in pixels; 0 where it cannot be used.
-        notes: What is wrong or unusual, as kinds of `check_data.KINDS`, each with a detail.
+        notes: What is wrong or unusual, as kinds of `tools.check_data.KINDS`, each with a detail.
         digest: The same for equal files, or equal pixels; empty where it cannot be read.
         thumbnails: uint8 (boxes, 16, 16), grey and upright, of each box, or (1, 16, 16) of the whole image.
     """
@@ -60,7 +50,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with opened(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored: StoredImage = PillowImage(opened(BytesIO(content)), ours=True)
+            stored: ArrayImage | PillowImage = PillowImage(opened(BytesIO(content)), ours=True)
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
@@ -86,7 +76,7 @@ def _unusable(kind: str, detail: str) -> Facts:
     return Facts(0, 0, {kind: detail}, b"", np.zeros((1, THUMBNAIL, THUMBNAIL), np.uint8))
 
 
-def _thumbnail(image: StoredImage, box: Box | None = None) -> np.ndarray:
+def _thumbnail(image: ArrayImage | PillowImage, box: Box | None = None) -> np.ndarray:
     return np.asarray(decode(image, box, everything, (THUMBNAIL, THUMBNAIL), channels=1)[0])
 
 

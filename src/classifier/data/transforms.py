@@ -88,9 +88,7 @@ class Augmentation:
         transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         if crop is not None and set(crop) != {"scale", "ratio"}:
-            raise UserError(
-                f"data.augment.crop={as_typed(crop)} needs scale and ratio: add data.augment.crop.ratio=..."
-            )
+            raise UserError(f"data.augment.crop={as_typed(crop)} lacks scale or ratio: add data.augment.crop.ratio=...")
         self.preprocessing = preprocessing
         self.crop = crop
         named = (transforms or {}).items()

@@ -7,26 +7,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import accumulate, permutations
+from itertools import permutations
 from pathlib import Path
 from textwrap import TextWrapper, fill, shorten
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from classifier.errors import UserError, as_typed, require_choice, require_whole
 from classifier.files import write_csv
-from classifier.runs import named_settings, on_main_process
+from classifier.runs import named_settings, on_main_process, parsed
 
 TARGET = "._target_"
 DEVIATION = " deviation"
 PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
-# a hundred runs take 0.2 s with libyaml, 3 s without
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def compare(
@@ -125,11 +122,7 @@ def part(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], dict[Any, float], dict[str, str]]:
     """What is known of a run, its metrics, its settings. An unfinished run has the metrics of its best epoch so far."""
     with _read(path / "config.yaml") as text:
-        # a run writes neither: a few lines with aliases can mean more than fits into memory, and deep ones end libyaml
-        events = [type(event).__name__ for event in yaml.parse(text, Loader)]
-        if "AliasEvent" in events or max(accumulate(("Start" in name) - ("End" in name) for name in events)) > 100:
-            raise ValueError("has aliases, or is nested too deeply")
-        config = yaml.load(text, Loader)
+        config = parsed(text)
         monitor, mode, settings = str(config["monitor"]), str(config["mode"]), flat(config)
     state, final, by_epoch = "unfinished", path / "metrics.json", path / "metrics.csv"
     metrics: dict[Any, float] = {}

@@ -50,13 +50,11 @@ def run_directory(config: DictConfig, kept_for: str = "config.yaml") -> Iterator
                 raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or another run_dir")
             yield run_dir
         finally:
-            if on_main_process():
-                (run_dir / ".lock").unlink(missing_ok=True)
-                if not given and not (run_dir / kept_for).exists():
-                    shutil.rmtree(run_dir, ignore_errors=True)
-                    for folder in made_here:
-                        with suppress(OSError):  # not empty
-                            folder.rmdir()
+            if on_main_process() and not given and not (run_dir / kept_for).exists():
+                shutil.rmtree(run_dir, ignore_errors=True)
+                for folder in made_here:
+                    with suppress(OSError):  # not empty
+                        folder.rmdir()
 
 
 def _started_beside_others() -> str | None:
