@@ -29,6 +29,18 @@ def cwd(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
+def plant(run: Path, copy: Path, path: tuple[str, ...], value: Any) -> None:
+    """Copy a run with `value` in this place of its config, and all else known."""
+    generate.copy(run, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    del config["callbacks"]["own"]
+    node = config
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -45,23 +57,15 @@ def cwd(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=str,
 )
 def test_a_config_that_would_do_more(path: tuple[str, ...], value: Any, cwd: Path, tmp_path: Path) -> None:
-    generate.copy(cwd / "mine", tmp_path / "run")
-    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    del config["callbacks"]["own"]  # all else is known
-    node = config
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    plant(cwd / "mine", tmp_path / "run", path, value)
     message = refuse("train", "resume=run", "trainer.max_epochs=2", cwd=tmp_path)
     assert path[-1] in message
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_own_target_in_a_list_is_typed_again(cwd: Path, tmp_path: Path) -> None:
-    generate.copy(cwd / "mine", tmp_path / "run")
-    several = [{"p": 0.5}, {"_target_": "my_project.Flip"}]
-    change(tmp_path / "run", ("data", "augment", "transforms"), {"several": {"transforms": several}})
+    several = {"several": {"transforms": [{"p": 0.5}, {"_target_": "my_project.Flip"}]}}
+    plant(cwd / "mine", tmp_path / "run", ("data", "augment", "transforms"), several)
     typed = "data.augment.transforms.several.transforms.1._target_=my_project.Flip"
     assert typed in refuse("train", "resume=run", cwd=tmp_path)
     succeed("train", "resume=run", typed, "--cfg", "job", cwd=tmp_path)
