@@ -35,6 +35,8 @@ def test_experiment_composes_and_has_the_last_word(name: str, tmp_path: Path) ->
     assert {"crop", "transforms"} == settings["data"]["augment"].keys()
     assert "augment" not in settings
     assert settings["callbacks"]["best"]["dirpath"] == f"{tmp_path}/checkpoints"
+    other = compose(f"experiment={name}", "model=resnet50", f"data.root={tmp_path}", f"run_dir={tmp_path}")
+    assert other.model.name == "resnet50.a1_in1k", "a network that is typed must not be taken back by the experiment"
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:

@@ -123,8 +123,11 @@ def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
             raise UserError("init_from=latest is another one at the next start: name it, to use resume=auto")
         if source is not None:
             replace_arguments({"init_from": str(runs.find_checkpoint(source, log_dir, "init_from"))})
-        if argument("data") is not None and argument("experiment") is None and "~experiment" not in sys.argv:
-            sys.argv.insert(1, "~experiment")  # the default one is for its own data
+        if argument("experiment") is None and "~experiment" not in sys.argv:  # the default one is for its own data
+            if argument("data") is not None:
+                sys.argv.insert(1, "~experiment")
+            elif (root := argument("data.root")) is not None:
+                raise UserError(f"data.root={root} needs an experiment: type experiment=folder_cnn data.root={root}")
         replace_arguments({}, drop=("resume",))
         found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir")) if resume else (None, [])
         if found is None:
@@ -240,7 +243,8 @@ def quoted(arguments: list[str]) -> list[str]:
         if not equals or key.startswith("-"):
             result.append(text)
         elif value == "":
-            raise UserError(f"{key}= is empty: type {key}=VALUE without blanks around =, or {key}=null")
+            name = key or "KEY"
+            raise UserError(f"{text} is empty: type {name}=VALUE without blanks around =, or {name}=null")
         elif value == "null" and (CONFIG_DIR / key).is_dir():
             result.append(f"~{key}")
         else:

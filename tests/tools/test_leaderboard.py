@@ -120,6 +120,11 @@ def test_means_and_deviations_over_seeds_and_folds(tmp_path: Path, capsys: pytes
     assert float(best["val/acc"]) == pytest.approx(0.8)
     assert float(best["val/acc deviation"]) == pytest.approx(0.02**0.5)
     assert "seed" not in best
+    data = {"_target_": "classifier.data.ImageFolderDataModule"}
+    make_run(tmp_path / "no_fold", {"val/acc": 0.1}, data={**data, "fold": None})
+    make_run(tmp_path / "fold", {"val/acc": 0.9}, data={**data, "fold": 0})
+    (fold,) = csv_rows(capsys, tmp_path, over=["data.fold"], name="fold")
+    assert (fold["val/acc"], fold["runs"]) == ("0.9", "1")
     compare(tmp_path, over=["seed"])
     printed = capsys.readouterr()
     assert "0.8000 ± 0.1414" in printed.out

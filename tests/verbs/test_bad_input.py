@@ -208,6 +208,7 @@ def test_checkpoints(verb: str, tmp_path: Path) -> None:
 
 def test_after_a_run(cwd: Path) -> None:
     """Verbs without their argument or with a wrong one; and a checkpoint that is cut off."""
+    assert "experiment=folder_cnn data.root=photos" in refused("train", "data.root=photos", cwd=cwd)
     assert "ckpt_path=latest" in refused("eval", cwd=cwd)
     assert "ckpt_path=latest" in refused("predict", "inputs=photos", cwd=cwd)
     succeed("train", *ARGUMENTS, "run_dir=logs/run", cwd=cwd)

@@ -56,11 +56,15 @@ def compare(
         unfinished = runs["run", "state"] == "unfinished"
         left_out += [f"{name} (unfinished)" for name in runs["run", "run"][unfinished]]
         runs = runs[~unfinished]
+    for key in over:  # a run of all the data is no fold
+        require_choice("--over", key, [*map(str, part(runs, "settings"))])
+        without = runs["settings", key] == "null"
+        without &= not without.all()
+        left_out += [f"{name} ({key}=null)" for name in runs["run", "run"][without]]
+        runs = runs[~without]
     sys.stderr.writelines(f"left out: {line}\n" for line in left_out)
     if runs.empty:
         raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
-    for key in over:
-        require_choice("--over", key, [*map(str, part(runs, "settings"))])
     monitored = runs["run", "monitor"]
     metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
     modes = set(runs["run", "mode"][monitored == metric])
