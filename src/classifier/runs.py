@@ -169,7 +169,7 @@ def _last(runs: list[Path], file: str, typed: str, log_dir: Path) -> Path:
     if not runs or not (runs[-1] / file).is_file():
         where = runs[-1] if runs else f"any run below {log_dir}"
         raise UserError(
-            f"{typed}: there is no {file} in {where}. Type latest, a run, such as logs/digits_cnn/2026-11-21_12-30-05, or "
+            f"{typed}: there is no {file} in {where}. Type latest, a run as logs/digits_cnn/2026-11-21_12-30-05, or "
             "another log_dir=...; a checkpoint can be a file too, such as RUN/checkpoints/last.ckpt"
         )
     return runs[-1]
