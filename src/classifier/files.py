@@ -5,10 +5,10 @@ And what a file is that holds no weights.
 
 import errno
 import fcntl
+import hashlib
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
@@ -39,10 +39,10 @@ def require_outside(output: Path, root: Path, key: str = "output") -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch path to write a file or folder to, which then takes the place of `path`, with its folder made.
 
-    Each process has its own scratch, and removes those that a kill left over an hour ago. It is hidden, and has no
-    image's extension.
+    Each process has its own scratch, and removes those that a kill has left. It is hidden, and has no image's
+    extension.
     """
-    scratch = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")
+    scratch = path.with_name(f".{path.name}.{writers()}-{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(path.parent.absolute())
@@ -213,16 +213,22 @@ def _reported(path: Path, key: str) -> Iterator[None]:
 
 
 @cache
+def writers() -> str:
+    """Stands for all processes that know each other by number: those of this host, or of this container on it."""
+    numbers = Path("/proc/self/ns/pid")
+    place = f"{platform.node()} {numbers.stat().st_ino if numbers.exists() else 0}"
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
+
+
+@cache
 def _remove_left(folder: Path) -> None:
     """Remove the scratch of processes that are gone; once for each folder, as it may hold a million files."""
-    for scratch in folder.glob(f".*.{platform.node()}-*.part"):
+    for scratch in folder.glob(f".*.{writers()}-*.part"):
         with suppress(OSError, ValueError):  # another user's, gone by now, or no scratch
             try:
                 os.kill(int(scratch.stem.rpartition("-")[2]), 0)
             except ProcessLookupError:
-                # or it lives in a container that has the host's name and its own numbers: then it is being written
-                if time.time() - scratch.lstat().st_mtime > 3600:
-                    _remove(scratch)
+                _remove(scratch)
 
 
 def _remove(path: Path) -> None:
