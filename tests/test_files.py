@@ -116,7 +116,7 @@ def test_no_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", ["file", "folder"])
 def test_what_exists_is_not_made_again(tmp_path: Path, left: str) -> None:
     path, calls = tmp_path / "below" / "made", []
-    scratch = path.with_name(f".made.{platform.node()}-{os.getpid()}.part")  # of one with the same number, killed
+    scratch = path.with_name(f".made.{writers()}-{os.getpid()}.part")  # of one with the same number, killed
     (scratch if left == "folder" else path.parent).mkdir(parents=True)
     (scratch / "stale" if left == "folder" else scratch).write_text("stale")
 
