@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_data(tmp_path: Path) -> None:
     sizes = ["--images", "2", "--large", "0", "--rounds", "1"]
     words = ["data", *sizes, "--parts", "decoding", "--only", "project", "--folder", "photos", "--json", "results.json"]

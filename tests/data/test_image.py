@@ -246,6 +246,7 @@ def growth(path: Path) -> int:
     return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
+@pytest.mark.slow
 def test_the_refusal_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(HEADERS[1])
     with FORKS.Pool(1) as pool:

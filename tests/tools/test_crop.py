@@ -97,6 +97,7 @@ def test_without_parts_as_folders(annotated: Path, tmp_path: Path) -> None:
     assert {part: len(found.rows(part)) for part in found.parts} == {"train": 42, "val": 6, "test": 12}
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(tmp_path: Path) -> None:
     generate.image_folder(tmp_path / "photos", ("blue", "red"), 4)
     large = picture("red", (500, 400))  # large enough to be killed in the middle of one

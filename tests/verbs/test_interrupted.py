@@ -209,8 +209,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["omegaconf", "hydra", "torch"])
-@pytest.mark.parametrize("script", ["src/train.py", "src/eval.py", "scripts/preview.py"])
+@pytest.mark.parametrize(
+    ("script", "module"), [("src/train.py", "torch"), ("src/eval.py", "hydra"), ("scripts/preview.py", "omegaconf")]
+)
 def test_ctrl_c_while_it_imports(script: str, module: str, trained: Path, tmp_path: Path) -> None:
     """When a module is looked for."""
     words = [str(REPOSITORY / script), *([f"ckpt_path={trained}"] if "eval" in script else [])]

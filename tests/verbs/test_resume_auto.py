@@ -117,6 +117,7 @@ def test_what_does_not_fit_is_refused(cwd: Path) -> None:
     assert metrics(run_dir)["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_debug_runs_are_not_the_latest(cwd: Path) -> None:
     expected = only_run(cwd)
     succeed("train", *RUN, "debug=limit", cwd=cwd)

@@ -66,6 +66,7 @@ def test_a_checkpoint_is_plain_data(trained: Path) -> None:
     assert model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_seeds_and_workers(workplace: Path, trained: Path, tmp_path: Path) -> None:
     """The same seed gives the same numbers, whoever reads; another one other weights and the same split."""
     several = ("seed=0,1", "data.num_workers=2", f"data.root={workplace / 'photos'}", "logger.tensorboard=null")
