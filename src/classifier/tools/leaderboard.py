@@ -56,7 +56,7 @@ def compare(
         unfinished = runs["run", "state"] == "unfinished"
         left_out += [f"{name} (unfinished)" for name in runs["run", "run"][unfinished]]
         runs = runs[~unfinished]
-    for key in over:  # a run of all the data is no fold
+    for key in over if len(runs) else ():  # a run of all the data is no fold
         require_choice("--over", key, [*map(str, part(runs, "settings"))])
         without = runs["settings", key] == "null"
         without &= not without.all()
