@@ -1,7 +1,4 @@
-"""Files that appear whole or not at all, and never in the data; some are made by one process of several.
-
-And what a file is that holds no weights.
-"""
+"""Files that appear whole or not at all, and never in the data; some are made by one process of several."""
 
 import errno
 import fcntl
@@ -176,31 +173,6 @@ def report_full_disk(advice: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"no space left on the disk ({error}): make room, then {advice}") from error
-
-
-# how a file may begin that should hold weights -> what it is, and what to do
-NO_WEIGHTS = {
-    b"version https://git-lfs.github.com/spec/": "is a pointer of Git LFS and not the file itself: type `git lfs pull`",
-    b"<": "is a web page and not the file that it offers: download that",
-}
-
-
-@contextmanager
-def report_no_weights(path: Path, key: str, otherwise: str) -> Iterator[None]:
-    """Turn any error of reading a file of weights into a UserError that says what the file is.
-
-    Args:
-        key: The setting that named it.
-        otherwise: What may be wrong with it, and what to do, where its first bytes do not tell.
-    """
-    try:
-        yield
-    except Exception as error:  # torch and safetensors raise many kinds
-        start = b""
-        with suppress(OSError), path.open("rb") as file:
-            start = file.read(100).lstrip()
-        found = next((text for begin, text in NO_WEIGHTS.items() if start.startswith(begin)), otherwise)
-        raise UserError(f"{key}={path} {found}") from error
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What is taken from the files of strangers: plain values, known targets, whole bytes. Imports no torch on its own."""
 
 import zipfile
-from collections.abc import Mapping, Set
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,3 +79,28 @@ def read_whole(path: Path) -> Any:
             raise ValueError("its bytes are not those that torch has written")
     # mapped: a tensor then ends where the file does, whatever size it claims
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+# how a file may begin that should hold weights -> what it is, and what to do
+NO_WEIGHTS = {
+    b"version https://git-lfs.github.com/spec/": "is a pointer of Git LFS and not the file itself: type `git lfs pull`",
+    b"<": "is a web page and not the file that it offers: download that",
+}
+
+
+@contextmanager
+def report_no_weights(path: Path, key: str, otherwise: str) -> Iterator[None]:
+    """Turn any error of reading a file of weights into a UserError that says what the file is.
+
+    Args:
+        key: The setting that named it.
+        otherwise: What may be wrong with it, and what to do, where its first bytes do not tell.
+    """
+    try:
+        yield
+    except Exception as error:  # torch and safetensors raise many kinds
+        start = b""
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(100).lstrip()
+        found = next((text for begin, text in NO_WEIGHTS.items() if start.startswith(begin)), otherwise)
+        raise UserError(f"{key}={path} {found}") from error

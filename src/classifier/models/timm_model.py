@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from classifier.errors import UserError, as_typed, require_choice, require_number
-from classifier.files import report_no_weights
+from classifier.untrusted import report_no_weights
 
 log = logging.getLogger(__name__)
 

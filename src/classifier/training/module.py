@@ -16,7 +16,6 @@ from torchmetrics import Metric
 from classifier.data.loader import Batch, ResumableLoader
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_choice
-from classifier.files import report_no_weights
 from classifier.instantiate import build
 from classifier.models.network import build_model, without_weights
 from classifier.runs import find_checkpoint
@@ -25,7 +24,7 @@ from classifier.training.finetune import FineTuning
 from classifier.training.optimizers import build_optimizer
 from classifier.training.schedules import forget_length, run_length
 from classifier.training.task import TASKS, BatchMix, build_loss
-from classifier.untrusted import read_whole, require_plain
+from classifier.untrusted import read_whole, report_no_weights, require_plain
 
 TRAIN_COUNTS = "train_counts"  # the training metrics of an unfinished epoch, in a checkpoint
 
