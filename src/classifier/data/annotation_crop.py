@@ -11,9 +11,9 @@ import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from classifier.data import samples
+from classifier.data import boxes, samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image_folder import is_image, list_files, require_folder
+from classifier.data.listing import is_image, list_files, require_folder, sub_folder
 from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ class AnnotationCropDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        samples.require_crops(objects, margin)
+        boxes.require_crops(objects, margin)
         require_choice("data.class_from", class_from, ("name", "folder"))
         marks = {"difficult": difficult, "truncated": truncated}
         for mark, choice in marks.items():
             require_choice(f"data.{mark}", choice, ("keep", "skip"))
         folders = {"images": images, "annotations": annotations}
-        self.folders = {key: samples.sub_folder(key, folder) for key, folder in folders.items()}
-        self.image_sets = image_sets and self.root / samples.sub_folder("image_sets", image_sets)
+        self.folders = {key: sub_folder(key, folder) for key, folder in folders.items()}
+        self.image_sets = image_sets and self.root / sub_folder("image_sets", image_sets)
         self.objects = objects
         self.margin = margin
         self.class_from = class_from
@@ -89,10 +89,10 @@ class AnnotationCropDataModule(ClassificationDataModule):
             if left_out := len(stems.keys() - parts.keys()):
                 log.warning("%s: %d %s are not listed, and are left out", self.root / self.folders[key], left_out, key)
         table = pd.DataFrame(rows, columns=["path", "label", "box", "split", "problem"])
-        boxes = np.array(table.pop("box").tolist(), float).reshape(-1, 4)
+        sides = np.array(table.pop("box").tolist(), float).reshape(-1, 4)
         table = table.astype({"split": "str", "problem": "str"})
         table = samples.list_paths(table.pop("path"), table.pop("label"), **table)
-        return samples.crops(samples.with_covering_boxes(table, boxes), self.objects, self.margin)
+        return boxes.crops(boxes.with_covering_boxes(table, sides), self.objects, self.margin)
 
     def _by_stem(self, key: str) -> dict[str, list[str]]:
         """Path below the folder data.`key`, without its suffix -> the files that have it."""

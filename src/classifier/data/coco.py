@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import samples
+from classifier.data import boxes, samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image_folder import require_folder
+from classifier.data.listing import inside, mark_unusable, require_folder, sub_folder
 from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class CocoDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        samples.require_crops(objects, margin)
+        boxes.require_crops(objects, margin)
         require_choice("data.crowd", crowd, ("skip", "keep"))
         self.objects = objects
         self.margin = margin
@@ -56,7 +56,7 @@ class CocoDataModule(ClassificationDataModule):
         if not self.files or self.files.keys() != folders.keys() or {*self.files} - {"", *samples.SPLITS}:
             example = "data.annotations={train:FILE,val:FILE,test:FILE} and a folder, or data.images={train:FOLDER,...}"
             raise UserError(f"{annotations} and images in {images} must name the same parts: use {example}")
-        self.folders = {part: samples.sub_folder("images", folder) for part, folder in folders.items()}
+        self.folders = {part: sub_folder("images", folder) for part, folder in folders.items()}
 
     def list_samples(self) -> pd.DataFrame:
         """List the boxes; those that cannot be used are problems.
@@ -67,7 +67,7 @@ class CocoDataModule(ClassificationDataModule):
         require_folder(self.root)
         table = pd.concat([self._part(part, file) for part, file in self.files.items()], ignore_index=True)
         files = ", ".join(self.files.values())
-        return samples.mark_unusable(table, self.root, files, "data.annotations=... or data.images=...")
+        return mark_unusable(table, self.root, files, "data.annotations=... or data.images=...")
 
     def _part(self, part: str, name: str) -> pd.DataFrame:
         file = next((path for path in (self.root / name, Path(name)) if path.is_file()), self.root / name)
@@ -81,7 +81,7 @@ class CocoDataModule(ClassificationDataModule):
                 raise ValueError(f"the category id {number} is given to {' and '.join(map(repr, twice))}")
         except (OSError, ValueError, RecursionError) as error:  # ValueError: malformed, or not in Unicode
             raise UserError(f"cannot use {file} ({error}): mend it, or use another data.annotations=...") from error
-        images["path"] = samples.inside(images["file_name"], self.folders[part], self.root)
+        images["path"] = inside(images["file_name"], self.folders[part], self.root)
         for row in images.index[images["path"].isna() | images["id"].duplicated()][:1]:
             number, path = images.loc[row, ["id", "file_name"]]
             where = f"is not below data.root={self.root}, or whose id {number} is another's"
@@ -89,19 +89,19 @@ class CocoDataModule(ClassificationDataModule):
         if self.crowd == "skip":
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
-        boxes = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
+        sides = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
         text = text.loc[table.index]
         paths = text["image_id"].map(dict(zip(images["id"], images["path"], strict=True)))
         labels = text["category_id"].map(dict(zip(names["id"], names["name"], strict=True)))
         table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
         table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
         table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
-        table = samples.with_covering_boxes(table, boxes)
+        table = boxes.with_covering_boxes(table, sides)
         if "problem" in table:
             table["problem"] = places + table["problem"]
         if unlabelled := len(images) - table["path"][samples.usable(table)].nunique():
             log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
-        table = samples.crops(table, self.objects, self.margin)
+        table = boxes.crops(table, self.objects, self.margin)
         return table.assign(split=part) if part else table
 
 

@@ -1,23 +1,17 @@
 """Images in class folders, the layout of torchvision's ImageFolder."""
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.listing import EXTENSIONS, is_image, list_files, require_folder, scan, subfolders
 from classifier.data.samples import PART_WORDS, SPLITS, list_paths, readable, require_known
 from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
-
-# of phones, cameras and drawing programs: images that nothing here decodes
-FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
-           ".raf", ".rw2", ".pef", ".srw")  # fmt: skip
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 
 
 class ImageFolderDataModule(ClassificationDataModule):
@@ -38,12 +32,12 @@ class ImageFolderDataModule(ClassificationDataModule):
         require_folder(self.root)
         parts = self._part_folders() or {"": ""}
         top = self.root / parts.get("train", "")
-        classes = [*(self.given_classes or map(readable, _subfolders(top)))]
+        classes = [*(self.given_classes or map(readable, subfolders(top)))]
         if not classes:
             raise UserError(f"{top} has no class folders: put images into <class>/, or use another data.root=...")
         tables, other = [], Counter[str]()
         for part, folder in parts.items():
-            names = {readable(name): name for name in _subfolders(self.root / folder)}
+            names = {readable(name): name for name in subfolders(self.root / folder)}
             require_known(names, classes, f"{self.root / folder} has the class folder")
             for label in classes:
                 place = f"{folder}/{names.get(label, label)}".lstrip("/")
@@ -59,17 +53,17 @@ class ImageFolderDataModule(ClassificationDataModule):
                 tables.append(list_paths(images, labels, split=part or None))
         tops = {"", *parts.values()}
         loose = [entry.name for top in sorted(tops) for entry in scan(self.root / top) if is_image(entry.name)]
-        beside = [] if "" in parts else [name for name in _subfolders(self.root) if name not in tops]
+        beside = [] if "" in parts else [name for name in subfolders(self.root) if name not in tops]
         if left_out := [f"{name} {count}" for name, count in other.items()] + [*loose, *beside]:
             log.warning("%s: left out are %s", self.root, ", ".join(left_out[:10]) + ", ..." * (len(left_out) > 10))
         return pd.concat(tables, ignore_index=True).astype({"split": "str"})
 
     def _part_folders(self) -> dict[str, str]:
         """Part -> its folder where the root is divided into parts, else nothing."""
-        folders = _subfolders(self.root)
+        folders = subfolders(self.root)
         named = {name: PART_WORDS[name.lower()] for name in folders if name.lower() in PART_WORDS}
         # a class may be called "train": it then holds images, not folders
-        with_classes = [name for name in named if _subfolders(self.root / name)]
+        with_classes = [name for name in named if subfolders(self.root / name)]
         found: dict[str, str] = {}
         for name in sorted(with_classes, key=lambda name: SPLITS.index(named[name])):
             if (other := found.setdefault(named[name], name)) != name:
@@ -82,47 +76,3 @@ class ImageFolderDataModule(ClassificationDataModule):
             what = f"{self.root} is divided into {', '.join(named)}, but has no training images in class folders"
             raise UserError(f"{what}: put them into {self.root}/train/<class>/, or use another data.root=...")
         return {}
-
-
-def require_folder(root: Path) -> None:
-    """Raise a UserError unless the data folder exists."""
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"the data folder {root} {what}: name yours with data.root=path/to/images")
-
-
-def list_files(root: Path, folder: str = "") -> Iterator[str]:
-    """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden."""
-    for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(parent).relative_to(root).as_posix()
-        prefix = "" if place == "." else f"{place}/"
-        yield from (prefix + name for name in sorted(names) if not name.startswith("."))
-
-
-def is_image(path: str) -> bool:
-    """Whether its name ends as one of an image does."""
-    return path.lower().endswith(EXTENSIONS) and not path.rpartition("/")[2].startswith(".")
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def scan(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        return list(os.scandir(folder))
-    except OSError as error:
-        _refuse(error)
-        return []
-
-
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # of that, the callers say more
-        what = f"cannot read the folder {error.filename} ({error.strerror})"
-        raise UserError(f"{what}: use `chmod u+rx`, or another data.root=...") from error

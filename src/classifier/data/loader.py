@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
 from classifier.data.image import Box, Picture
-from classifier.data.samples import boxes_of, labels_of, read_columns
+from classifier.data.samples import boxes_of, labels_of
+from classifier.data.table_file import read_columns
 from classifier.data.transforms import EpochAugmentation
 from classifier.errors import UserError, require_choice
 from classifier.seeding import seed_place

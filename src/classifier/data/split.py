@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, read_columns, usable
+from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, usable
+from classifier.data.table_file import read_columns
 from classifier.errors import UserError, require_number, require_whole
 from classifier.files import write_csv
 

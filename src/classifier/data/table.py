@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import samples
+from classifier.data import boxes, samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image_folder import EXTENSIONS, require_folder
+from classifier.data.listing import EXTENSIONS, inside, mark_unusable, require_folder, sub_folder
+from classifier.data.table_file import read_rows
 from classifier.errors import UserError, as_typed, require_choice
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,11 @@ class TableDataModule(ClassificationDataModule):
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
             raise UserError(f"data.box_columns={as_typed(box_columns)}: use four, such as [xmin,ymin,xmax,ymax]")
         self.table = Path(table).expanduser()
-        boxes = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
-        named = {"path": path_column, "label": label_column, **boxes, "split": split_column, "group": group_column}
+        corners = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
+        named = {"path": path_column, "label": label_column, **corners, "split": split_column, "group": group_column}
         self.columns = {key: column for key, column in named.items() if column is not None}
         self.box_format = box_format
-        self.images = samples.sub_folder("images", images or "")
+        self.images = sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
 
     def list_samples(self) -> pd.DataFrame:
@@ -71,7 +72,7 @@ class TableDataModule(ClassificationDataModule):
         require_folder(self.root)
         file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
         try:
-            table = samples.read_rows(file, self.columns)
+            table = read_rows(file, self.columns)
         except (OSError, ValueError) as error:
             keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
             ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
@@ -82,7 +83,7 @@ class TableDataModule(ClassificationDataModule):
         given = table["path"]
         if self.extension:
             given = given.mask(~given.str.lower().str.endswith(EXTENSIONS), given + self.extension)
-        paths = samples.inside(given, self.images, self.root)
+        paths = inside(given, self.images, self.root)
         table = samples.mark(table, paths.isna(), given + f" is not below data.root={self.root}")
         table["path"] = paths.mask((table["path"] == "") | paths.isna(), file.name)
         if "split" in table:
@@ -93,12 +94,12 @@ class TableDataModule(ClassificationDataModule):
             table["group"] = table["group"].where(table["group"] != "")
         if "x1" in table:
             try:  # ten times as fast
-                boxes = np.array(table[samples.BOX].astype(float))
+                sides = np.array(table[samples.BOX].astype(float))
             except ValueError:
-                boxes = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
+                sides = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
             if self.box_format == "xywh":
-                boxes[:, 2:] += boxes[:, :2]
-            table = samples.with_covering_boxes(table, boxes)
+                sides[:, 2:] += sides[:, :2]
+            table = boxes.with_covering_boxes(table, sides)
         place = ["path", *(side for side in samples.BOX if side in table)]
         good = table[samples.usable(table)]
         repeated = good.index[good.duplicated([*place, "label", *({"split"} & {*table})])]
@@ -106,7 +107,7 @@ class TableDataModule(ClassificationDataModule):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
-        table = samples.mark_unusable(table, self.root, file, ways)
+        table = mark_unusable(table, self.root, file, ways)
         differing = good.index[good.duplicated(place, keep=False)]
         table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
         if "problem" in table:

@@ -18,6 +18,7 @@ from classifier.data import samples
 from classifier.data.arrays import MappedImages, channels_first, keep_array
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.image import Picture
+from classifier.data.listing import inside
 from classifier.errors import UserError, did_you_mean
 from classifier.files import locked
 
@@ -90,7 +91,7 @@ class TorchvisionDataModule(ClassificationDataModule):
             table["label"] = numbers.astype("str")
         places = table["split"].map([*items].index)
         table = table if len(items) > 1 else table.drop(columns="split")
-        paths = samples.inside(files, root=self.root)
+        paths = inside(files, root=self.root)
         if (files != "").all() and paths.notna().all():
             # some are listed in the order of the disk, and a split follows the order
             return table.assign(path=paths).iloc[np.lexsort([paths, places])].reset_index(drop=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from classifier.data import ClassificationDataModule
 from classifier.data.image import decode, everything, upright_size
-from classifier.data.image_folder import EXTENSIONS
+from classifier.data.listing import EXTENSIONS
 from classifier.data.samples import BOX, SPLITS
 from classifier.errors import UserError, require_choice, require_flag, require_whole
 from classifier.files import require_outside, whole_file, write_csv

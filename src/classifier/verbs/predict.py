@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from classifier.data.image import image_problem
-from classifier.data.image_folder import EXTENSIONS, FOREIGN, list_files
+from classifier.data.listing import EXTENSIONS, FOREIGN, list_files
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError, require_flag, require_whole
 from classifier.evaluation.predictions import Predictions

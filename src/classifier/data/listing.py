@@ -1,0 +1,127 @@
+"""The files below a data folder, and the paths that a list of them gives."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+
+from classifier.data.samples import mark, usable
+from classifier.errors import UserError
+
+# of phones, cameras and drawing programs: images that nothing here decodes
+FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+           ".raf", ".rw2", ".pef", ".srw")  # fmt: skip
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+
+
+def require_folder(root: Path) -> None:
+    """Raise a UserError unless the data folder exists."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"the data folder {root} {what}: name yours with data.root=path/to/images")
+
+
+def list_files(root: Path, folder: str = "") -> Iterator[str]:
+    """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden."""
+    for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        place = Path(parent).relative_to(root).as_posix()
+        prefix = "" if place == "." else f"{place}/"
+        yield from (prefix + name for name in sorted(names) if not name.startswith("."))
+
+
+def is_image(path: str) -> bool:
+    """Whether its name ends as one of an image does."""
+    return path.lower().endswith(EXTENSIONS) and not path.rpartition("/")[2].startswith(".")
+
+
+def subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return list(os.scandir(folder))
+    except OSError as error:
+        _refuse(error)
+        return []
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # of that, the callers say more
+        what = f"cannot read the folder {error.filename} ({error.strerror})"
+        raise UserError(f"{what}: use `chmod u+rx`, or another data.root=...") from error
+
+
+def inside(paths: pd.Series, folder: str = "", root: Path | None = None) -> pd.Series:
+    """`paths` below `folder`, relative to the data folder, with forward slashes and without `.` and `..`.
+
+    NA where one leads out of the data folder. Decided by the text alone: a link inside of the data folder may lead
+    elsewhere, as its owner wished.
+
+    Args:
+        root: The data folder: a path may then be absolute, where it lies below.
+    """
+    if not paths.str.contains(r"\\|//|/\.|^[./]|^.:|/$").any():  # as nearly always
+        return f"{folder}/" + paths if folder else paths
+    clean = paths.str.replace("\\", "/", regex=False)
+    # elsewhere than on Windows a file may be called `a:b`
+    absolute = clean.str.contains("^/|^.:" if os.name == "nt" else "^/|^.:/")
+    if folder:
+        clean = clean.mask(~absolute, f"{folder}/" + clean)
+    for top in set() if root is None else {root.absolute().as_posix(), root.resolve().as_posix()}:
+        clean = clean.str.removeprefix(f"{top.rstrip('/')}/")
+    outside = absolute & clean.str.contains("^/|^.:")
+    odd = clean.str.contains(r"//|/\.|^\.|/$")
+    if odd.any():
+        clean = clean.mask(odd, clean[odd].map(posixpath.normpath))
+    return clean.mask(outside | clean.str.contains(r"^\.\.(?:/|$)"))
+
+
+def sub_folder(key: str, value: str) -> str:
+    """The folder below the data folder that the setting data.`key` names, cleaned by `inside`.
+
+    Raises:
+        UserError: It leads elsewhere.
+    """
+    (clean,) = inside(pd.Series([value], dtype="str")) if value else [""]
+    if pd.isna(clean):
+        raise UserError(f"data.{key}={value} must be a folder below data.root")
+    return str(clean)
+
+
+def mark_unusable(table: pd.DataFrame, root: Path, source: object, ways: str) -> pd.DataFrame:
+    """Note a problem of images that are in two parts, and of files that do not exist.
+
+    Each folder is listed once, instead of a look at each file: a million looks over a network take minutes.
+
+    Args:
+        source: The file that lists the images, for the message.
+        ways: The settings that choose others.
+
+    Raises:
+        UserError: No file exists.
+    """
+    if "split" in table:
+        pairs = table.loc[usable(table), ["path", "split"]].drop_duplicates()
+        double = pairs["path"][pairs["path"].duplicated()]
+        table = mark(table, table["path"].isin(double), "it is in more than one part")
+    rows = usable(table)
+    there: list[str] = []
+    for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
+        with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
+            prefix = f"{folder}/" if folder else ""
+            there += [prefix + entry.name for entry in entries]
+    missing = rows & ~table["path"].astype(object).isin(there).to_numpy()
+    if table.empty or (missing.any() and (missing == rows).all()):
+        first = "".join(f", {root / path} first" for path in table["path"][missing][:1])
+        raise UserError(f"none of the {missing.sum()} images of {source} exists{first}: use other {ways}")
+    return mark(table, missing, "no such file, or no right to read its folder")
