@@ -67,6 +67,7 @@ def in_process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     expected = as_logged(evaluate(random_data(8, count=101), 8).compute())

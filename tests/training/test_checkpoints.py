@@ -80,6 +80,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_checkpoint_opens_in_a_fresh_process_without_further_arguments(run: Path, tmp_path: Path) -> None:
     path = run / "checkpoints" / "best.ckpt"
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(path), str(tmp_path / "logits.pt")]

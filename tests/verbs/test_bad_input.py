@@ -236,6 +236,7 @@ def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> No
     assert finished.name == "1"
 
 
+@pytest.mark.slow
 def test_a_bug_keeps_its_traceback_and_ends_with_1(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A callback of the user's own that fails is no wrong input."""
     code = "class Failing(pl.Callback):\n    def on_train_start(self, *_):\n        raise RuntimeError('a bug')\n"

@@ -57,9 +57,9 @@ def test_another_folder_is_evaluated_whole(workplace: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("divided_by", "per_class"),
     [
-        (("data.fold=0", "data.num_folds=7"), 2),
+        pytest.param(("data.fold=0", "data.num_folds=7"), 2, marks=pytest.mark.slow),
         ((r"data.group_pattern='^[a-z]+/(\d\d|ex)'",), 2),
-        (("data.limit_per_class=3",), 5),
+        pytest.param(("data.limit_per_class=3",), 5, marks=pytest.mark.slow),
         (("data.split_file={}",), 2),
     ],
 )
@@ -81,6 +81,7 @@ def test_the_division_of_the_training_is_not_for_another_folder(
     assert len(table) == 2 * per_class
 
 
+@pytest.mark.slow
 def test_other_arrays_and_tables_are_other_data(tmp_path: Path) -> None:
     """Of the same file, or without a root: all images are new, and the run's split is not of them."""
     generate.arrays(tmp_path / "set.npz", X_new=np.zeros((6, 40, 48, 3), np.uint8), Y_new=np.arange(6) % 3)

@@ -16,13 +16,13 @@ VIT = ("model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false"
 @pytest.mark.parametrize(
     "options",
     [
-        ("finetune=head",),
+        pytest.param(("finetune=head",), marks=pytest.mark.slow),
         ("finetune=gradual", "finetune.head_epochs=1", "finetune.layer_decay=0.5", "scheduler=null"),
         ("ema=0.99",),
         ("mix.mixup=0.4", "mix.cutmix=1.0", "loss.label_smoothing=0.1", "optimizer=sgd", "scheduler=one_cycle"),
-        ("data.train_size=[[1,16],[2,24]]", *AVERAGE),
+        pytest.param(("data.train_size=[[1,16],[2,24]]", *AVERAGE), marks=pytest.mark.slow),
         ("trainer.check_val_every_n_epoch=2", "scheduler=plateau", "logger.csv=null", "callbacks.early_stopping=null"),
-        (*VIT, "data.image_size=[32,48]", "debug=limit"),
+        pytest.param((*VIT, "data.image_size=[32,48]", "debug=limit"), marks=pytest.mark.slow),
     ],
     ids=lambda options: options[0],
 )

@@ -74,10 +74,13 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "options",
     [
-        ("trainer.limit_train_batches=4",),
+        pytest.param(("trainer.limit_train_batches=4",), marks=pytest.mark.slow),
         ("trainer.accumulate_grad_batches=2", "data.batch_size=4"),
-        ("trainer.val_check_interval=2", "ema=0.99"),
-        ("data.train_size=[[1,16],[2,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
+        pytest.param(("trainer.val_check_interval=2", "ema=0.99"), marks=pytest.mark.slow),
+        pytest.param(
+            ("data.train_size=[[1,16],[2,24]]", "ema=0.9", "model=simple_cnn_64", "model.head=avg"),
+            marks=pytest.mark.slow,
+        ),
         ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
         ("finetune=gradual", "finetune.head_epochs=1", "model.batch_norm=true"),
     ],
@@ -106,7 +109,10 @@ def test_fewer_epochs_than_are_done(uninterrupted: Path, tmp_path: Path) -> None
     assert "trainer.max_epochs=3" in message
 
 
-@pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "plateau"])
+@pytest.mark.parametrize(
+    "scheduler",
+    ["cosine", pytest.param("one_cycle", marks=pytest.mark.slow), pytest.param("plateau", marks=pytest.mark.slow)],
+)
 def test_a_finished_run_is_prolonged(scheduler: str, folder: Path, tmp_path: Path) -> None:
     """On another device, which by itself changes how long it trains."""
     succeed("train", *RUN, f"data.root={folder}", f"scheduler={scheduler}", cwd=tmp_path)

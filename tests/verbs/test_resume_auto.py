@@ -141,7 +141,13 @@ def test_where_there_is_no_best(cwd: Path) -> None:
     assert "checkpoints/last.ckpt" in message
 
 
-@pytest.mark.parametrize("off", ["callbacks", "logger", "callbacks.last", "callbacks.best"])
+@pytest.mark.parametrize(
+    "off",
+    [
+        "callbacks",
+        *(pytest.param(off, marks=pytest.mark.slow) for off in ("logger", "callbacks.last", "callbacks.best")),
+    ],
+)
 def test_what_is_switched_off_writes_nothing(off: str, cwd: Path) -> None:
     succeed("train", *RUN, f"{off}=null", "run_dir=off", cwd=cwd)
     assert "test/acc" in metrics(cwd / "off")

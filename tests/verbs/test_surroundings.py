@@ -22,6 +22,7 @@ def in_ascii(verb: str, *arguments: str, cwd: Path, folder: str = "src", code: i
     return result
 
 
+@pytest.mark.slow
 def test_text_that_cannot_be_shown_ends_no_run(folder: Path, tmp_path: Path) -> None:
     root = generate.copy(folder, tmp_path / "größe")
     for color, name in NAMES.items():
