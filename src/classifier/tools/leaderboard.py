@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,8 @@ from classifier.runs import named_settings, on_main_process, parsed
 
 TARGET = "._target_"
 DEVIATION = " deviation"
-PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
+# no result depends on these keys, or not but for `monitor`, as which mode and callbacks go by
+LEFT_OUT = re.compile(r"(name|log_dir|run_dir|resume|mode)$|logger|trainer\.enable_|callbacks\.\w+\.(monitor|mode)$")
 
 
 def compare(
@@ -39,7 +41,7 @@ def compare(
     """Print the runs below `folder`, the best first.
 
     Args:
-        sort: A metric; by default the one that the runs monitor.
+        sort: A metric; by default that of `ranking_metric`.
         over: Settings, such as seed: runs that differ in nothing else are averaged. Unfinished runs are left out.
         name: Only runs with this text in their path.
         limit: At most so many rows.
@@ -66,7 +68,7 @@ def compare(
     if runs.empty:
         raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     monitored = runs["run", "monitor"]
-    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
+    metric = sort or ranking_metric(runs)
     modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
     smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
@@ -77,7 +79,7 @@ def compare(
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
     rows = rows.head(limit)
     about, metrics, settings = (part(rows, name) for name in ("run", "metrics", "settings"))
-    about, different = about[["run", "runs", "state"]], settings[differing(settings)]
+    about, different = about[["run", "runs", "state"]], shown(settings)
     table = pd.concat([about, metrics.sort_index(axis=1), different], axis=1)
     if csv == "-":
         table.to_csv(sys.stdout, index=False)
@@ -89,6 +91,19 @@ def compare(
     print_table(about["run"], pd.concat([numbers, notes], axis=1), different)
     counts = f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}"
     print(f"{counts}, the {'smallest' if smallest else 'largest'} first")
+
+
+def ranking_metric(runs: pd.DataFrame) -> str:
+    """What the runs monitor, if it is one metric and not of training; else one that all have, or most.
+
+    Of folds it is the accuracy of the part that is held out.
+    """
+    metrics, monitored = part(runs, "metrics"), runs["run", "monitor"].unique().tolist()
+    is_fold = runs.get(("settings", "data.fold"), pd.Series("null")) != "null"
+    known = sorted(str(name) for name in metrics if "/" in str(name))
+    names = ["test/acc"] * int(is_fold.all()) + monitored * (len(monitored) == 1) + ["val/acc", "test/acc", *known]
+    counts = metrics.count()
+    return max(names, key=lambda name: (counts.get(name, 0), not name.startswith("train/")))
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -154,9 +169,25 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings on which a result may depend, as they are typed."""
-    settings = named_settings({key: value for key, value in config.items() if key not in PLACES})
-    # callbacks and loggers write to the run's own directory
+    settings = {key: value for key, value in named_settings(config).items() if not LEFT_OUT.match(key)}
+    # callbacks write to the run's own directory
     return {key: as_typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
+
+
+def shown(settings: pd.DataFrame) -> pd.DataFrame:
+    """The settings that are not the same in all rows; empty where no row with that target has a value."""
+    table = settings[differing(settings)].copy()
+    for key in table:
+        if targets := built_by(key, settings):
+            kinds = settings.groupby([settings[target] for target in targets])
+            table.loc[kinds[key].transform(lambda values: (values == "null").all()), key] = ""
+    return table
+
+
+def built_by(key: str, settings: pd.DataFrame) -> list[str]:
+    """The targets of the sections that a setting lies in."""
+    targets = [str(name) for name in settings if str(name).endswith(TARGET)]
+    return [target for target in targets if key.startswith(target.removesuffix("_target_"))]
 
 
 def differing(settings: pd.DataFrame) -> list[str]:
@@ -165,13 +196,12 @@ def differing(settings: pd.DataFrame) -> list[str]:
     If two runs use different targets, only the target is shown, not the arguments that just one of them has. A copy
     of another setting, such as `data.seed`, is not shown either.
     """
-    targets = [str(name) for name in settings if str(name).endswith(TARGET)]
     found = []
     # two targets may end in the same word
     for key in dict.fromkeys(key.removesuffix(TARGET) for key in settings.columns[settings.nunique() > 1]):
-        built_by = [target for target in targets if key.startswith(target.removesuffix("_target_"))]
-        values = settings[[*built_by, *settings.columns.intersection([key, key + TARGET])]].drop_duplicates()
-        if not built_by or values.duplicated(built_by).any():
+        targets = built_by(key, settings)
+        values = settings[[*targets, *settings.columns.intersection([key, key + TARGET])]].drop_duplicates()
+        if not targets or values.duplicated(targets).any():
             found.append(key)
     copies = {a for a, b in permutations(found, 2) if a.endswith(f".{b}") and settings[a].equals(settings[b])}
     return [key for key in found if key not in copies]
@@ -208,11 +238,11 @@ def print_table(runs: pd.Series, numbers: pd.DataFrame, settings: pd.DataFrame) 
     if max(map(len, table.splitlines())) <= width:
         print(table)
         return
-    texts = settings.apply(lambda values: f"{values.name}=" + values)
+    texts = settings.apply(lambda values: (f"{values.name}=" + values).where(values != "", ""))
     common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5]
     head, *lines = numbers.to_string(index=False).splitlines()
     shown = [("where a run names no other value:", common)] * bool(common) + [(f"{head}  run", [])]
-    own = [[text for text in row if text not in common] for row in texts.to_numpy()]
+    own = [[text for text in row if text and text not in common] for row in texts.to_numpy()]
     shown += zip(map("{}  {}".format, lines, runs), own, strict=True)
     indent = " " * min(len(head) + 4, width // 4)
     whole = TextWrapper(width, indent, indent, break_long_words=False, break_on_hyphens=False)
@@ -236,3 +266,7 @@ class Leaderboard(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         if on_main_process() and any(sweep_dir.glob("*/config.yaml")):  # else every job was refused
             compare(sweep_dir)
+            runs, _ = read_runs(sweep_dir)
+            if runs.get(("settings", "data.fold"), pd.Series()).nunique() > 1:  # cross-validation
+                print()
+                compare(sweep_dir, over=["data.fold"])
