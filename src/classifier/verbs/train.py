@@ -19,7 +19,7 @@ from classifier.errors import UserError, as_typed, require_choice, require_flag,
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk, require_outside
 from classifier.models.network import require_image_size, without_weights
-from classifier.runs import folder_of, plain, require_changeable, stored_config
+from classifier.runs import folder_of, plain, prolongs, require_changeable, stored_config
 from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RUN_KEY, RunRecord, init_from, read_checkpoint, require_same_model
 from classifier.training.hardware import report_out_of_memory, smaller_batch, speed_up
@@ -38,7 +38,7 @@ LAST = "checkpoints/last.ckpt"
 def train(config: DictConfig) -> dict[str, float]:
     """Train, test the best checkpoint, and return the metrics that metrics.json holds.
 
-    With `tune` set, find a learning rate or a batch size instead, and return that.
+    With `tune` set, find a learning rate or a batch size instead, and return that. A finished run is left alone.
 
     Args:
         config: As configs/train.yaml composes it; with `resume` set, that of the run to resume.
@@ -53,6 +53,10 @@ def train(config: DictConfig) -> dict[str, float]:
     resumed = Path(config.resume) if config.resume else None
     if resumed is not None:
         require_changeable(stored_config(resumed), plain(config))
+        if (resumed / "metrics.json").is_file() and not prolongs(stored_config(resumed), plain(config)):
+            limit = f"trainer.max_epochs=N with N above {config.trainer.max_epochs} prolongs it"
+            log.info("%s is finished: there is nothing to resume; %s", resumed, limit)
+            return {}
     else:
         choices = HydraConfig.get().runtime.choices
         name = str(config.name or choices.get("experiment") or choices["data"])
