@@ -76,7 +76,8 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
+        # -m last, as argparse takes overrides in one piece
+        sys.argv[1:] = sorted(quoted(sys.argv[1:]), key=MULTIRUN.__contains__)
         with ExitStack() as until_end:
             config_name = prepare(verb, until_end)
             if HELP & set(sys.argv[1:]):

@@ -227,7 +227,7 @@ def test_after_a_run(cwd: Path) -> None:
 
 
 def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> None:
-    result = run("train", "-m", *ARGUMENTS, "test=false", "optimizer.lr=-1,0.001", cwd=cwd)
+    result = run("train", *ARGUMENTS, "test=false", "-m", "optimizer.lr=-1,0.001", cwd=cwd)
     assert result.code == 2
     assert "Traceback" not in result.err
     (message,) = result.err.splitlines()

@@ -6,6 +6,7 @@ Source: R. Wightman, PyTorch Image Models, https://github.com/huggingface/pytorc
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +102,19 @@ def _require_hub(repository: str) -> None:
     """
     # to connect to one of its addresses, and for its answer
     timeout: Any = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else (3, 10)
-    try:
+    with suppress(LocalEntryNotFoundError):
         snapshot_download(repository, local_files_only=True)
-    except LocalEntryNotFoundError:
-        try:
+        return
+    try:
+        with suppress(EntryNotFoundError):  # it has answered
             get_hf_file_metadata(hf_hub_url(repository, "config.json"), timeout=timeout)
-        except EntryNotFoundError:  # it has answered
-            return
-        except Exception as error:  # of many kinds: of the network, of the proxy, of the hub
-            reason = " ".join((str(error) or type(error).__name__).split())[:200]
-            raise UserError(
-                f"the weights {repository} cannot be fetched from the hub ({reason}): use model.pretrained=false to "
-                "begin without, model.weights=FILE or model.checkpoint_path=FILE for a file of them, or the variable "
-                "HF_HOME=FOLDER for a cache that was filled elsewhere; a slow hub gets HF_HUB_ETAG_TIMEOUT=60 seconds"
-            ) from error
+    except Exception as error:  # of many kinds: of the network, of the proxy, of the hub
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise UserError(
+            f"the weights {repository} cannot be fetched from the hub ({reason}): use model.pretrained=false to begin "
+            "without, model.weights=FILE or model.checkpoint_path=FILE for a file of them, or the variable "
+            "HF_HOME=FOLDER for a cache that was filled elsewhere; a slow hub gets HF_HUB_ETAG_TIMEOUT=60 seconds"
+        ) from error
 
 
 def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:

@@ -24,6 +24,7 @@ from classifier.runs import named_settings, on_main_process, parsed
 
 TARGET = "._target_"
 DEVIATION = " deviation"
+OFF = ("null", "")  # the value of a setting that is off, or that a config lacks
 # no result depends on these keys, or not but for `monitor`, as which mode and callbacks go by
 LEFT_OUT = re.compile(r"(name|log_dir|run_dir|resume|mode)$|logger|trainer\.enable_|callbacks\.\w+\.(monitor|mode)$")
 
@@ -60,7 +61,7 @@ def compare(
         runs = runs[~unfinished]
     for key in over if len(runs) else ():  # a run of all the data is no fold
         require_choice("--over", key, [*map(str, part(runs, "settings"))])
-        without = runs["settings", key] == "null"
+        without = runs["settings", key].isin(OFF)
         without &= not without.all()
         left_out += [f"{name} ({key}=null)" for name in runs["run", "run"][without]]
         runs = runs[~without]
@@ -79,7 +80,7 @@ def compare(
         rows = rows.sort_values(("metrics", metric), ascending=smallest, kind="stable")
     rows = rows.head(limit)
     about, metrics, settings = (part(rows, name) for name in ("run", "metrics", "settings"))
-    about, different = about[["run", "runs", "state"]], shown(settings)
+    about, different = about[["run", "runs", "state"]], settings[differing(settings)]
     table = pd.concat([about, metrics.sort_index(axis=1), different], axis=1)
     if csv == "-":
         table.to_csv(sys.stdout, index=False)
@@ -89,8 +90,8 @@ def compare(
     numbers = pd.concat([_cells(metrics, key) for key in dict.fromkeys((metric, *columns))], axis=1)
     notes = about[["runs"] * bool(over) + ["state"] * bool((about["state"] != "done").any())]
     print_table(about["run"], pd.concat([numbers, notes], axis=1), different)
-    counts = f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}"
-    print(f"{counts}, the {'smallest' if smallest else 'largest'} first")
+    counts = "means" if over else len(rows)
+    print(f"{counts} of {len(runs)} runs by {metric}, the {'smallest' if smallest else 'largest'} first")
 
 
 def ranking_metric(runs: pd.DataFrame) -> str:
@@ -99,9 +100,9 @@ def ranking_metric(runs: pd.DataFrame) -> str:
     Of folds it is the accuracy of the part that is held out.
     """
     metrics, monitored = part(runs, "metrics"), runs["run", "monitor"].unique().tolist()
-    is_fold = runs.get(("settings", "data.fold"), pd.Series("null")) != "null"
+    are_folds = not runs.get(("settings", "data.fold"), pd.Series("")).isin(OFF).any()
     known = sorted(str(name) for name in metrics if "/" in str(name))
-    names = ["test/acc"] * int(is_fold.all()) + monitored * (len(monitored) == 1) + ["val/acc", "test/acc", *known]
+    names: list[str] = ["test/acc"] * are_folds + monitored * (len(monitored) == 1) + ["val/acc", "test/acc", *known]
     counts = metrics.count()
     return max(names, key=lambda name: (counts.get(name, 0), not name.startswith("train/")))
 
@@ -109,7 +110,8 @@ def ranking_metric(runs: pd.DataFrame) -> str:
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """One row for each run below `folder`, ordered by path, and the run directories that cannot be read.
 
-    The columns have two levels: `run` (run, runs, state, monitor, mode), `metrics`, and `settings`.
+    The columns have two levels: `run` (run, runs, state, monitor, mode), `metrics`, and `settings`: empty where the
+    config of a run has no such key.
     """
     read, unreadable = [], []
     for parent, folders, files in os.walk(folder):
@@ -127,8 +129,7 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     levels = {
         "run": pd.DataFrame([run[0] for run in read], columns=["run", "runs", "state", "monitor", "mode"]),
         "metrics": metrics,
-        # a key that a config lacks counts as off
-        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna("null"),
+        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna(""),
     }
     return pd.concat(levels, axis=1), unreadable
 
@@ -174,34 +175,20 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
     return {key: as_typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
 
 
-def shown(settings: pd.DataFrame) -> pd.DataFrame:
-    """The settings that are not the same in all rows; empty where no row with that target has a value."""
-    table = settings[differing(settings)].copy()
-    for key in table:
-        if targets := built_by(key, settings):
-            kinds = settings.groupby([settings[target] for target in targets])
-            table.loc[kinds[key].transform(lambda values: (values == "null").all()), key] = ""
-    return table
-
-
-def built_by(key: str, settings: pd.DataFrame) -> list[str]:
-    """The targets of the sections that a setting lies in."""
-    targets = [str(name) for name in settings if str(name).endswith(TARGET)]
-    return [target for target in targets if key.startswith(target.removesuffix("_target_"))]
-
-
 def differing(settings: pd.DataFrame) -> list[str]:
-    """The settings that are not the same in all rows.
+    """The settings that are not the same in all rows; one that a row lacks counts as off.
 
     If two runs use different targets, only the target is shown, not the arguments that just one of them has. A copy
     of another setting, such as `data.seed`, is not shown either.
     """
+    settings = settings.replace("", "null")
+    targets = [str(name) for name in settings if str(name).endswith(TARGET)]
     found = []
     # two targets may end in the same word
     for key in dict.fromkeys(key.removesuffix(TARGET) for key in settings.columns[settings.nunique() > 1]):
-        targets = built_by(key, settings)
-        values = settings[[*targets, *settings.columns.intersection([key, key + TARGET])]].drop_duplicates()
-        if not targets or values.duplicated(targets).any():
+        built_by = [target for target in targets if key.startswith(target.removesuffix("_target_"))]
+        values = settings[[*built_by, *settings.columns.intersection([key, key + TARGET])]].drop_duplicates()
+        if not built_by or values.duplicated(built_by).any():
             found.append(key)
     copies = {a for a, b in permutations(found, 2) if a.endswith(f".{b}") and settings[a].equals(settings[b])}
     return [key for key in found if key not in copies]
@@ -213,7 +200,7 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     A metric that one of the runs lacks has no mean.
     """
     endings = tuple(f".{key}" for key in over)  # data.seed is a copy of seed, and goes with it
-    settings = part(runs, "settings")
+    settings = part(runs, "settings").replace("", "null")
     settings = settings.drop(columns=[key for key in settings if f".{key}".endswith(endings)])
     keys = differing(settings)
     group = settings.groupby(keys, sort=False).ngroup() if keys else pd.Series(0, settings.index)
@@ -239,7 +226,7 @@ def print_table(runs: pd.Series, numbers: pd.DataFrame, settings: pd.DataFrame) 
         print(table)
         return
     texts = settings.apply(lambda values: (f"{values.name}=" + values).where(values != "", ""))
-    common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5]
+    common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5 and text]
     head, *lines = numbers.to_string(index=False).splitlines()
     shown = [("where a run names no other value:", common)] * bool(common) + [(f"{head}  run", [])]
     own = [[text for text in row if text and text not in common] for row in texts.to_numpy()]
@@ -266,7 +253,7 @@ class Leaderboard(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         if on_main_process() and any(sweep_dir.glob("*/config.yaml")):  # else every job was refused
             compare(sweep_dir)
-            runs, _ = read_runs(sweep_dir)
-            if runs.get(("settings", "data.fold"), pd.Series()).nunique() > 1:  # cross-validation
+            settings = part(read_runs(sweep_dir)[0], "settings")
+            if settings.get("data.fold", pd.Series()).nunique() > 1:  # cross-validation
                 print()
                 compare(sweep_dir, over=["data.fold"])
