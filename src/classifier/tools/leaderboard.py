@@ -26,7 +26,10 @@ TARGET = "._target_"
 DEVIATION = " deviation"
 OFF = ("null", "")  # the value of a setting that is off, or that a config lacks
 # no result depends on these keys, or not but for `monitor`, as which mode and callbacks go by
-LEFT_OUT = re.compile(r"(name|log_dir|run_dir|resume|mode)$|logger|trainer\.enable_|callbacks\.\w+\.(monitor|mode)$")
+LEFT_OUT = re.compile(
+    r"(name|log_dir|run_dir|resume|mode|callbacks\.\w+\.(monitor|mode))$"
+    r"|logger|trainer\.enable_|callbacks\.(model_summary|progress_bar)"
+)
 
 
 def compare(
