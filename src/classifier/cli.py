@@ -33,7 +33,7 @@ SHOW_ONLY = HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", 
 OPTIONS = SHOW_ONLY | MULTIRUN | {"--resolve", "--package", "--run", "--config-path", "--config-name", "--config-dir",
                                   "--experimental-rerun"}  # fmt: skip
 STORED = "checkpoint"  # the option of a group that holds what a run or a checkpoint has stored
-Prepare = Callable[[str, ExitStack], str | None]
+Prepare = Callable[[str, ExitStack], str]
 
 
 def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda verb, until_end: verb) -> None:
@@ -43,8 +43,7 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
     Ctrl-C; 143 stopped by SIGTERM; 1 a bug, with its traceback.
 
     Args:
-        prepare: Completes `sys.argv` and names the config to compose; None where nothing is left to do. It can have
-            something done at the end.
+        prepare: Completes `sys.argv` and names the config to compose. It can have something done at the end.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # so the entries have set it while they import
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,7 +53,7 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
     os.environ["HYDRA_FULL_ERROR"] = "1"
     refusals: list[str] = []
     codes = [0]
-    config_name: str | None = verb
+    config_name = verb
 
     def run(config: DictConfig) -> Any:
         set_variable("HYDRA_FULL_ERROR", wanted)  # for the processes that a run starts
@@ -72,16 +71,15 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
             settings = HydraConfig.get()
             several = settings.mode == RunMode.MULTIRUN
             job = f"job {settings.job.num} ({' '.join(settings.overrides.task)}): " if several else ""
-            refusals.append(job + explain(error, config_name or verb))
+            refusals.append(job + explain(error, config_name))
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
+        # -m last, as argparse takes overrides in one piece
+        sys.argv[1:] = sorted(quoted(sys.argv[1:]), key=MULTIRUN.__contains__)
         with ExitStack() as until_end:
             config_name = prepare(verb, until_end)
-            if config_name is None:
-                return
             if HELP & set(sys.argv[1:]):
                 _print_help(verb, config_name)
                 return
@@ -91,7 +89,7 @@ def main(verb: str, task: Callable[[DictConfig], Any], prepare: Prepare = lambda
             error.full_key or isinstance(error, MissingMandatoryValue)
         ):
             raise  # a bug of ours
-        refusals.append(explain(error, config_name or verb))
+        refusals.append(explain(error, config_name))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)  # as of a program that SIGINT ended
@@ -110,7 +108,7 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
+def begin_or_resume(verb: str, until_end: ExitStack) -> str:
     """Prepare training: complete the command of a new run, or offer the config of the run that `resume` means."""
     log_dir, resume = Path(argument("log_dir") or "logs"), argument("resume")
     if resume == "auto" and argument("run_dir") is None and on_main_process():
@@ -132,10 +130,6 @@ def begin_or_resume(verb: str, until_end: ExitStack) -> str | None:
         found, overrides = runs.find_same_run(sys.argv[1:], log_dir, argument("run_dir")) if resume else (None, [])
         if found is None:
             return verb
-        if (found / "metrics.json").is_file() and not overrides:
-            if on_main_process():
-                print(f"{found} is done: there is nothing to resume")
-            return None
         # they are in the run's config already, where + has nothing to add
         again = [text.lstrip("+") for text in sys.argv[1:] if "_target_" in text and text not in overrides]
         options = [text for text in sys.argv[1:] if text.startswith("-")]
@@ -316,9 +310,10 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{key} is not set: type {key}=..."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).partition("/")
-        named = f"{group}=timm {group}.name={option} or " if "timm" in error.options else ""  # any of timm's by name
-        named = f"data.root={option} or " if group == "data" and Path(option).exists() else named
-        return f"{group}={option} does not exist: {named}{did_you_mean(option, set(error.options) - {'_base'})}"
+        folder = f"data.root={option} or " if group == "data" and Path(option).exists() else ""
+        near = did_you_mean(option, set(error.options) - {"_base"})
+        others = f" Any other of timm's: {group}=timm {group}.name={option}" if "timm" in error.options else ""
+        return f"{group}={option} does not exist: {folder}{near}{others}"
     if found := re.search(r"parsing override '([^']*)'\s+missing EQUAL", text):
         return f"{found[1]} is no KEY=VALUE: a folder is given as data.root={found[1]}; --help shows the keys"
     if isinstance(error, HydraException) and (found := re.search(r"Could not override '([^'@]+)", text)):

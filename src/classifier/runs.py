@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -272,6 +273,13 @@ def require_changeable(stored: Mapping[str, Any], config: Mapping[str, Any]) -> 
                 "change is where it runs, for how long (trainer.max_epochs), and what it shows. For a new run from its "
                 "weights, use init_from=... instead of resume"
             )
+
+
+def prolongs(stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a finished run has more to do by `config` than by its own, `stored`."""
+    before, after = leaves(stored), leaves(config)
+    changed = {key for key in before | after if before.get(key) != after.get(key)}
+    return any(re.match(r"test$|callbacks|trainer\.(max|min|limit)_", key) for key in changed)
 
 
 def _may_change(key: str, gone: bool) -> bool:

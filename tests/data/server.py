@@ -13,11 +13,13 @@ class Server:
 
     Args:
         files: Path without the leading slash -> content.
+        status: Of any other path.
         cut: Break the connection after so many bytes of the body.
         requests: Path of each request that came.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    status: int = 404
     cut: int | None = None
     requests: list[str] = field(default_factory=list)
     url: str = ""
@@ -33,13 +35,15 @@ class Handler(BaseHTTPRequestHandler):
         state.requests.append(self.path.lstrip("/"))
         body = state.files.get(self.path.lstrip("/"))
         if body is None:
-            self.send_error(404)
+            self.send_error(state.status)
             return
         self.send_response(200)
         self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: state.cut])
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Silence."""

@@ -4,10 +4,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from classifier.errors import UserError
 from classifier.models import timm_model
+from tests.data.server import running
 
 NETWORKS = pytest.mark.parametrize(
     ("name", "image_size", "stem", "head"),
@@ -45,8 +47,25 @@ def test_published_weights_come_from_a_file(
 def test_weights_of_this_very_network_are_loaded_whole(tmp_path: Path) -> None:
     trained = timm.create_model("resnet18", num_classes=5).state_dict()
     torch.save(trained, tmp_path / "trained.pth")
-    network = timm_model("resnet18", num_classes=5, pretrained=False, checkpoint_path=str(tmp_path / "trained.pth"))
+    network = timm_model("resnet18", num_classes=5, checkpoint_path=str(tmp_path / "trained.pth"))
     torch.testing.assert_close(network.state_dict(), trained, rtol=0, atol=0)
+
+
+def test_a_hub_that_is_down_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not needed for what HF_HOME has."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with running() as hub:
+        hub.status = 503
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        with pytest.raises(UserError, match=r"timm/resnet18\.a1_in1k .*model\.pretrained=false.*HF_HOME="):
+            timm_model("resnet18", num_classes=5)
+        assert len(hub.requests) == 1
+        kept, published = tmp_path / "models--timm--resnet18.a1_in1k", timm.create_model("resnet18").state_dict()
+        for folder in (kept / "refs", kept / "snapshots" / ("0" * 40)):
+            folder.mkdir(parents=True)
+        (kept / "refs" / "main").write_text("0" * 40)
+        save_file(published, kept / "snapshots" / ("0" * 40) / "model.safetensors")
+        torch.testing.assert_close(timm_model("resnet18", num_classes=1000).state_dict(), published)
 
 
 def test_drop_rates_reach_the_network() -> None:

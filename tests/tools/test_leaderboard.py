@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from classifier.errors import UserError
-from classifier.tools.leaderboard import compare, differing, flat
+from classifier.tools.leaderboard import Leaderboard, compare, differing, flat
 from tests.tools.parts import refusal, script
 from tests.verbs.command import QUICK, REPOSITORY, run
 
@@ -74,6 +75,23 @@ def test_runs_that_monitor_a_loss_go_by_the_smallest(tmp_path: Path, capsys: pyt
     assert rows[2]["val/loss"] == ""  # not a number: neither best nor worst
 
 
+def test_what_is_monitored_in_training_or_not_by_all_does_not_rank(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of folds it is the test of what was held out; at the end of a sweep with its mean and deviation."""
+    data = {"_target_": "classifier.data.ImageFolderDataModule"}
+    for fold, score in enumerate((0.6, 0.8)):
+        results = {"train/loss": 0.1 + fold, "test/acc": score}
+        own: dict[str, Any] = {"data": {**data, "fold": fold}, "monitor": "train/loss", "mode": "min"}
+        make_run(tmp_path / "folds" / str(fold), results, **own)
+    Leaderboard().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "folds")}}}))
+    out = capsys.readouterr().out
+    assert out.split()[:7] == ["run", "test/acc", "data.fold", "1", "0.8000", "1", "0"]
+    assert "0.7000 ± 0.1414" in out
+    make_run(tmp_path / "other", {"val/acc": 0.9, "test/acc": 0.7})
+    assert [row["run"] for row in csv_rows(capsys, tmp_path)] == ["folds/1", "other", "folds/0"]
+
+
 def test_only_settings_that_differ_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "1", {"val/acc": 0.9}, seed=0)
     make_run(tmp_path / "2", {"val/acc": 0.8}, seed=1, model=RESNET)
@@ -81,6 +99,8 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path, capsys: pytest.Capt
     assert list(first)[-2:] == ["seed", "model"]  # not data.seed, its copy, nor what is in the run's own folder
     assert (first["model"], second["model"]) == ("SimpleCNN", "resnet18.a1_in1k")
     assert (first["seed"], second["seed"]) == ("0", "1")
+    make_run(tmp_path / "3", {"val/acc": 0.7}, model={**CNN, "widths": [8]})
+    assert [row["model.widths"] for row in csv_rows(capsys, tmp_path)] == ["[32,64]", "", "[8]"]  # ResNet has none
 
 
 @pytest.mark.parametrize(
@@ -94,6 +114,7 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path, capsys: pytest.Capt
         ([{"augment": {"crop": None}}, {"augment": {"crop": {"scale": [0.5, 1.0]}}}], ["augment.crop.scale"]),
         ([{"test": True}, {"test": False}], ["test"]),
         ([{}, {"added_since": None}], []),
+        ([{"callbacks": {"stop": {"monitor": "a"}}}, {"callbacks": {}, "trainer": {"enable_progress_bar": False}}], []),
     ],
 )
 def test_what_counts_as_a_difference(changes: list[dict[str, Any]], keys: list[str]) -> None:

@@ -111,6 +111,7 @@ OVERRIDES = {
     "photos": ["data.root=photos"],
     "data=photos": ["data=photos", "data.root=photos", "folder"],
     "optimizer=adamm": ["optimizer=adamm", "adam"],
+    "model=resnet17": ["model=resnet17", "resnet18", "model=timm model.name=resnet17"],
     "optimizer=lion": ["optimizer=timm optimizer.name=lion"],
     "optimizer._target_=torch.optim.Adem": ["Adem", "torch.optim", "optimizer."],
     "+optimizer.momentun=0.9": ["momentun"],
@@ -124,7 +125,7 @@ OVERRIDES = {
     "trainer.limit_val_batches=0": ["trainer.limit_val_batches", "monitor=train/loss mode=min"],
     "trainer.max_time=10min": ["trainer.max_time=10min", "trainer.max_time=00:00:30:00"],
     "trainer.devices=0": ["devices=0"],
-    "trainer=gpu": ["trainer=cpu"],
+    "trainer=gpu": ["trainer.accelerator=gpu", "trainer=cpu"],
     "trainer.precision=16-mixed": ["trainer.precision=bf16-mixed"],
     "data.val_fraction=0": ["data.val_fraction"],
     "data.on_error=ignore": ["data.on_error=ignore", "skip"],
@@ -221,12 +222,12 @@ def test_after_a_run(cwd: Path) -> None:
     last = cwd / "logs" / "run" / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:100_000])
     assert f"ckpt_path={last}" in refused("eval", f"ckpt_path={last}", cwd=cwd)
-    assert "resume=logs/run" in refused("train", "resume=logs/run", cwd=cwd)
+    assert "resume=logs/run" in refused("train", "resume=logs/run", "trainer.max_epochs=2", cwd=cwd)
     assert "resume=logs/run" in refused("train", *ARGUMENTS, "run_dir=logs/run", cwd=cwd)
 
 
 def test_a_job_of_several_is_named_and_does_not_stop_the_others(cwd: Path) -> None:
-    result = run("train", "-m", *ARGUMENTS, "test=false", "optimizer.lr=-1,0.001", cwd=cwd)
+    result = run("train", *ARGUMENTS, "test=false", "-m", "optimizer.lr=-1,0.001", cwd=cwd)
     assert result.code == 2
     assert "Traceback" not in result.err
     (message,) = result.err.splitlines()

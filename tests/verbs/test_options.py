@@ -1,5 +1,6 @@
 """Ways to train. What they train is evaluated by its checkpoint alone, to the numbers of the training."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,8 @@ def test_features_that_nothing_trained_are_warned_of(folder: Path, tmp_path: Pat
     short = ("trainer.limit_train_batches=1", "test=false")
     result = succeed("train", *BARE, *short, "finetune=head", f"data.root={folder}", cwd=tmp_path)
     assert "model.pretrained=true" in result.out + result.err
+    whole, head = (int(text.replace(",", "")) for text in re.findall(r"parameters: ([\d,]+)", result.out))
+    assert whole > head > 0
 
 
 def test_optimizer_of_timm(folder: Path, tmp_path: Path) -> None:

@@ -90,10 +90,12 @@ def test_one_file_and_a_pattern(predict: Predict) -> None:
 
 def test_what_is_refused(always: tuple[str, ...], holiday: Path) -> None:
     """Images of which none can be read; a place that cannot be written."""
-    message = refuse("predict", *always, "inputs=holiday/*.png", "output=none.csv", cwd=holiday)
-    assert "inputs=holiday/*.png" in message
-    (row,) = rows(holiday / "none.csv")
-    assert row["status"] != "ok"
+    for name in ("none.csv", "failed_none.csv"):  # beside the former table
+        message = refuse("predict", *always, "inputs=holiday/*.png", "output=none.csv", cwd=holiday)
+        assert "inputs=holiday/*.png" in message
+        assert f"{name})" in message
+        (row,) = rows(holiday / name)
+        assert row["status"] != "ok"
     (holiday / "a_file").touch()
     for output in ("a_file/table.csv", "holiday", "holiday/table.csv"):
         message = refuse("predict", *always, "inputs=holiday", f"output={output}", cwd=holiday)

@@ -45,8 +45,13 @@ def test_auto_begins_a_run(done: Path) -> None:
 
 
 def test_a_finished_run_is_left_alone(cwd: Path) -> None:
+    """Also where its data is gone, or where what is typed does not prolong it."""
     before = {path: path.stat().st_mtime_ns for path in only_run(cwd).rglob("*")}
-    assert str(only_run(cwd).relative_to(cwd)) in succeed("train", *RUN, "resume=auto", cwd=cwd).out
+    (cwd / "photos").rename(cwd / "gone")
+    for again in ((*RUN, "resume=auto"), ("resume=latest", "data.num_workers=1", "trainer=default")):
+        said = succeed("train", *again, cwd=cwd).out
+        assert str(only_run(cwd).relative_to(cwd)) in said
+        assert "trainer.max_epochs=N" in said
     assert {path: path.stat().st_mtime_ns for path in only_run(cwd).rglob("*")} == before
 
 

@@ -49,6 +49,7 @@ def test_a_run_is_shown(address: str, trained: Path) -> None:
     expected = {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1", "test/acc", "train/images_per_second"}
     assert expected <= set(tags)
     assert any(tag.startswith("lr-") for tag in tags)
+    assert {tag.partition("/")[0] for tag in sorted(tags)[-2:]} == {"with_best"}  # charts of one point
     assert read(f"{address}/plugin/scalars/scalars?tag=test/acc&run={name}")[-1][2] == reached
     assert len(read(f"{address}/plugin/scalars/scalars?tag=val/acc&run={name}")) == 4
     assert set(read(f"{address}/plugin/images/tags")[name]) == {"images/first_batch", "images/confusion_matrix"}
@@ -59,6 +60,6 @@ def test_a_run_is_shown(address: str, trained: Path) -> None:
     assert group["hparams"]["optimizer.lr"] == 0.001
     assert {group["hparams"][name] for name in ("model", "optimizer", "augment")} == {"SimpleCNN", "AdamW", "crop flip"}
     values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-    assert values["test/acc"] == values["best/test/acc"] == reached
-    assert values["best/val/acc"] == pytest.approx(metrics(trained)["val/acc"], abs=1e-5)
+    assert values["test/acc"] == values["with_best/test/acc"] == reached
+    assert values["with_best/val/acc"] == pytest.approx(metrics(trained)["val/acc"], abs=1e-5)
     assert values["val/acc"] >= 0

@@ -264,9 +264,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         if count == 0:
             raise UserError(f"{self.root} has no training images: lower data.val_fraction or data.test_fraction")
         if count < self.batch_size * world_size:
-            found = f"batch size {self.batch_size} on {world_size} processes"
+            found = f"data.batch_size={self.batch_size}" + f" in each of {world_size} processes" * (world_size > 1)
             hint = f"data.batch_size={1 << (max(1, count // world_size).bit_length() - 1)}"
-            raise UserError(f"{found} is larger than the {count} training images: use {hint}")
+            raise UserError(f"{found} takes more images than the {count} to train on: use {hint}")
 
     # Lightning saves the state of a loader by itself, but does not restore it where the learning-rate schedule has
     # asked for the number of steps before (2.6.6); the state of the data module it does.
@@ -292,7 +292,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         rows = self.rows(part)
         rank, world_size = self._place()
         if len(rows) < world_size:
-            raise UserError(f"{part} has {len(rows)} images for {world_size} processes: use trainer.devices=1")
+            raise UserError(f"{part}: fewer images ({len(rows)}) than processes ({world_size}), use trainer.devices=1")
         dataset = loader.ImageDataset(self._images, rows, self.preprocessing)
         if part == "val" and self._caches:  # other parts are read once
             images = cached(self._images, rows, self.preprocessing, self.cache_dir)

@@ -4,12 +4,16 @@ Source: R. Wightman, PyTorch Image Models, https://github.com/huggingface/pytorc
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
 from classifier.errors import UserError, as_typed, require_choice, require_number
@@ -39,7 +43,8 @@ def timm_model(
         image_size: Height and width in pixels, passed on to networks that are built for one size (ViT, Swin, ...).
         pretrained: Load the published weights, from the hub or from `weights`.
         weights: A local file with the published weights (.safetensors, .pth), for machines without a hub.
-        checkpoint_path: A local file with weights for this very network and `num_classes`, loaded as they are.
+        checkpoint_path: A local file with weights for this very network and `num_classes`, loaded as they are; then no
+            others are fetched.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth, for networks that have it; None for the network's default.
 
@@ -51,6 +56,7 @@ def timm_model(
     require_choice("model.name", name.partition(".")[0], timm.list_models())
     if weights is not None and not pretrained:
         raise UserError(f"model.weights={weights} is loaded with model.pretrained=true only")
+    pretrained = pretrained and checkpoint_path is None  # which brings them all, the head too
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if rate is not None:
@@ -63,6 +69,8 @@ def timm_model(
         if weights is not None:
             network = _with_weights(name, weights, options)
         else:
+            if pretrained and published_as is not None and published_as.hf_hub_id:
+                _require_hub(published_as.hf_hub_id)
             network = timm.create_model(name, pretrained=pretrained, **options)
         if checkpoint_path is not None:
             network.load_state_dict(_read("model.checkpoint_path", checkpoint_path, next(iter(_matrices(network)))))
@@ -73,8 +81,8 @@ def timm_model(
         named = "".join(f"{key}={path} " for key, path in files.items() if path)
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise UserError(
-            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): where the "
-            "hub is out of reach, use model.weights=FILE or model.pretrained=false; and null for what it does not take"
+            f"model.name={name} {named}data.image_size={as_typed(image_size)} cannot be built ({reason}): use "
+            "model.weights=FILE or model.pretrained=false for other weights, and null for what it does not take"
         ) from error
     head = network.get_classifier()  # type: ignore[operator]
     is_new = pretrained and published_as is not None and published_as.num_classes != num_classes
@@ -84,6 +92,29 @@ def timm_model(
         if head.bias is not None:
             nn.init.zeros_(head.bias)
     return network
+
+
+def _require_hub(repository: str) -> None:
+    """Ask the hub once, where its weights are not on this machine. (timm asks for three files, six times each.)
+
+    Raises:
+        UserError: It does not answer, or has no such weights.
+    """
+    # to connect to one of its addresses, and for its answer
+    timeout: Any = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else (3, 10)
+    with suppress(LocalEntryNotFoundError):
+        snapshot_download(repository, local_files_only=True)
+        return
+    try:
+        with suppress(EntryNotFoundError):  # it has answered
+            get_hf_file_metadata(hf_hub_url(repository, "config.json"), timeout=timeout)
+    except Exception as error:  # of many kinds: of the network, of the proxy, of the hub
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise UserError(
+            f"the weights {repository} cannot be fetched from the hub ({reason}): use model.pretrained=false to begin "
+            "without, model.weights=FILE or model.checkpoint_path=FILE for a file of them, or the variable "
+            "HF_HOME=FOLDER for a cache that was filled elsewhere; a slow hub gets HF_HUB_ETAG_TIMEOUT=60 seconds"
+        ) from error
 
 
 def _with_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:

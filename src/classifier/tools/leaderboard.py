@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,12 @@ from classifier.runs import named_settings, on_main_process, parsed
 
 TARGET = "._target_"
 DEVIATION = " deviation"
-PLACES = ("name", "log_dir", "run_dir", "resume")  # no result depends on these keys
+OFF = ("null", "")  # the value of a setting that is off, or that a config lacks
+# no result depends on these keys, or not but for `monitor`, as which mode and callbacks go by
+LEFT_OUT = re.compile(
+    r"(name|log_dir|run_dir|resume|mode|callbacks\.\w+\.(monitor|mode))$"
+    r"|logger|trainer\.enable_|callbacks\.(model_summary|progress_bar)"
+)
 
 
 def compare(
@@ -39,7 +45,7 @@ def compare(
     """Print the runs below `folder`, the best first.
 
     Args:
-        sort: A metric; by default the one that the runs monitor.
+        sort: A metric; by default that of `ranking_metric`.
         over: Settings, such as seed: runs that differ in nothing else are averaged. Unfinished runs are left out.
         name: Only runs with this text in their path.
         limit: At most so many rows.
@@ -58,7 +64,7 @@ def compare(
         runs = runs[~unfinished]
     for key in over if len(runs) else ():  # a run of all the data is no fold
         require_choice("--over", key, [*map(str, part(runs, "settings"))])
-        without = runs["settings", key] == "null"
+        without = runs["settings", key].isin(OFF)
         without &= not without.all()
         left_out += [f"{name} ({key}=null)" for name in runs["run", "run"][without]]
         runs = runs[~without]
@@ -66,7 +72,7 @@ def compare(
     if runs.empty:
         raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     monitored = runs["run", "monitor"]
-    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
+    metric = sort or ranking_metric(runs)
     modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
     smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
@@ -87,14 +93,28 @@ def compare(
     numbers = pd.concat([_cells(metrics, key) for key in dict.fromkeys((metric, *columns))], axis=1)
     notes = about[["runs"] * bool(over) + ["state"] * bool((about["state"] != "done").any())]
     print_table(about["run"], pd.concat([numbers, notes], axis=1), different)
-    counts = f"{len(rows)}{' means' * bool(over)} of {len(runs)} runs by {metric}"
-    print(f"{counts}, the {'smallest' if smallest else 'largest'} first")
+    counts = "means" if over else len(rows)
+    print(f"{counts} of {len(runs)} runs by {metric}, the {'smallest' if smallest else 'largest'} first")
+
+
+def ranking_metric(runs: pd.DataFrame) -> str:
+    """What the runs monitor, if it is one metric and not of training; else one that all have, or most.
+
+    Of folds it is the accuracy of the part that is held out.
+    """
+    metrics, monitored = part(runs, "metrics"), runs["run", "monitor"].unique().tolist()
+    are_folds = not runs.get(("settings", "data.fold"), pd.Series("")).isin(OFF).any()
+    known = sorted(str(name) for name in metrics if "/" in str(name))
+    names: list[str] = ["test/acc"] * are_folds + monitored * (len(monitored) == 1) + ["val/acc", "test/acc", *known]
+    counts = metrics.count()
+    return max(names, key=lambda name: (counts.get(name, 0), not name.startswith("train/")))
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """One row for each run below `folder`, ordered by path, and the run directories that cannot be read.
 
-    The columns have two levels: `run` (run, runs, state, monitor, mode), `metrics`, and `settings`.
+    The columns have two levels: `run` (run, runs, state, monitor, mode), `metrics`, and `settings`: empty where the
+    config of a run has no such key.
     """
     read, unreadable = [], []
     for parent, folders, files in os.walk(folder):
@@ -112,8 +132,7 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     levels = {
         "run": pd.DataFrame([run[0] for run in read], columns=["run", "runs", "state", "monitor", "mode"]),
         "metrics": metrics,
-        # a key that a config lacks counts as off
-        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna("null"),
+        "settings": pd.DataFrame([run[2] for run in read], dtype=str).fillna(""),
     }
     return pd.concat(levels, axis=1), unreadable
 
@@ -154,17 +173,18 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings on which a result may depend, as they are typed."""
-    settings = named_settings({key: value for key, value in config.items() if key not in PLACES})
-    # callbacks and loggers write to the run's own directory
+    settings = {key: value for key, value in named_settings(config).items() if not LEFT_OUT.match(key)}
+    # callbacks write to the run's own directory
     return {key: as_typed(value).replace(str(config.get("run_dir")), "") for key, value in settings.items()}
 
 
 def differing(settings: pd.DataFrame) -> list[str]:
-    """The settings that are not the same in all rows.
+    """The settings that are not the same in all rows; one that a row lacks counts as off.
 
     If two runs use different targets, only the target is shown, not the arguments that just one of them has. A copy
     of another setting, such as `data.seed`, is not shown either.
     """
+    settings = settings.replace("", "null")
     targets = [str(name) for name in settings if str(name).endswith(TARGET)]
     found = []
     # two targets may end in the same word
@@ -183,7 +203,7 @@ def averaged(runs: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     A metric that one of the runs lacks has no mean.
     """
     endings = tuple(f".{key}" for key in over)  # data.seed is a copy of seed, and goes with it
-    settings = part(runs, "settings")
+    settings = part(runs, "settings").replace("", "null")
     settings = settings.drop(columns=[key for key in settings if f".{key}".endswith(endings)])
     keys = differing(settings)
     group = settings.groupby(keys, sort=False).ngroup() if keys else pd.Series(0, settings.index)
@@ -208,11 +228,11 @@ def print_table(runs: pd.Series, numbers: pd.DataFrame, settings: pd.DataFrame) 
     if max(map(len, table.splitlines())) <= width:
         print(table)
         return
-    texts = settings.apply(lambda values: f"{values.name}=" + values)
-    common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5]
+    texts = settings.apply(lambda values: (f"{values.name}=" + values).where(values != "", ""))
+    common = [text for key in texts if (texts[key] == (text := texts[key].mode()[0])).mean() > 0.5 and text]
     head, *lines = numbers.to_string(index=False).splitlines()
     shown = [("where a run names no other value:", common)] * bool(common) + [(f"{head}  run", [])]
-    own = [[text for text in row if text not in common] for row in texts.to_numpy()]
+    own = [[text for text in row if text and text not in common] for row in texts.to_numpy()]
     shown += zip(map("{}  {}".format, lines, runs), own, strict=True)
     indent = " " * min(len(head) + 4, width // 4)
     whole = TextWrapper(width, indent, indent, break_long_words=False, break_on_hyphens=False)
@@ -236,3 +256,7 @@ class Leaderboard(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         if on_main_process() and any(sweep_dir.glob("*/config.yaml")):  # else every job was refused
             compare(sweep_dir)
+            settings = part(read_runs(sweep_dir)[0], "settings")
+            if settings.get("data.fold", pd.Series()).nunique() > 1:  # cross-validation
+                print()
+                compare(sweep_dir, over=["data.fold"])

@@ -90,7 +90,8 @@ class FineTuning:
         if self.frozen != self.logged:
             self.logged, number = self.frozen, self.trained(epoch)
             what = f"the head and {number} of {len(self.stages)} stages" if number else "the head alone"
-            log.info("epoch %d: training %s", epoch + 1, what)
+            count = sum(value.numel() for value in self.network.parameters() if value.requires_grad)
+            log.info("epoch %d: training %s (parameters: %s)", epoch + 1, what, f"{count:,}")
 
     def freeze(self, epoch: int) -> bool:
         """Freeze what is not trained in this epoch and release the rest; return whether that was a change."""

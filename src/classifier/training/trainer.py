@@ -91,6 +91,9 @@ def make_trainer(config: dict[str, Any], run_dir: Path, **arguments: Any) -> pl.
         UserError: As `build_trainer`.
     """
     quiet()
+    accelerator = config["accelerator"]
+    if accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
+        raise UserError(f"trainer.accelerator={accelerator}: torch {torch.__version__} sees no GPU, use trainer=cpu")
     # what Lightning takes, and then trains nothing or ends in a traceback
     for key in ("max_epochs", "max_steps"):
         if config.get(key) not in (None, -1):

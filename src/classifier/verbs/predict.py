@@ -151,8 +151,11 @@ def predict(config: DictConfig) -> Path:
     table = pd.DataFrame({"path": pd.Series([str(path) for path in paths], dtype=object), "status": "ok"})
     unreadable = pd.Series(collector.unreadable, dtype=object)
     table.loc[unreadable.index, "status"] = unreadable
+    failed = len(unreadable) == len(paths)
+    if failed and output.exists():
+        output = output.with_name(f"failed_{output.name}")  # as predictions are worth more than that
     write_csv(output, table.join(collector.table()), float_format="%.6f")
-    log.info("%s: %d images, %d of them unreadable", output, len(paths), len(unreadable))
-    if len(unreadable) == len(paths):
-        raise UserError(f"inputs={inputs}: none of {len(paths)} images can be read ({unreadable[0]})")
+    log.info("%s: images %d, unreadable %d", output, len(paths), len(unreadable))
+    if failed:
+        raise UserError(f"inputs={inputs}: no image can be read, the first for this: {unreadable[0]} (see {output})")
     return output

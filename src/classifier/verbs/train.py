@@ -19,7 +19,7 @@ from classifier.errors import UserError, as_typed, require_choice, require_flag,
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk, require_outside
 from classifier.models.network import require_image_size, without_weights
-from classifier.runs import folder_of, plain, require_changeable, stored_config
+from classifier.runs import folder_of, named_settings, plain, prolongs, require_changeable, stored_config
 from classifier.training.averaging import WeightAverage
 from classifier.training.checkpoints import RUN_KEY, RunRecord, init_from, read_checkpoint, require_same_model
 from classifier.training.hardware import report_out_of_memory, smaller_batch, speed_up
@@ -38,7 +38,7 @@ LAST = "checkpoints/last.ckpt"
 def train(config: DictConfig) -> dict[str, float]:
     """Train, test the best checkpoint, and return the metrics that metrics.json holds.
 
-    With `tune` set, find a learning rate or a batch size instead, and return that.
+    With `tune` set, find a learning rate or a batch size instead, and return that. A finished run is left alone.
 
     Args:
         config: As configs/train.yaml composes it; with `resume` set, that of the run to resume.
@@ -53,6 +53,10 @@ def train(config: DictConfig) -> dict[str, float]:
     resumed = Path(config.resume) if config.resume else None
     if resumed is not None:
         require_changeable(stored_config(resumed), plain(config))
+        if (resumed / "metrics.json").is_file() and not prolongs(stored_config(resumed), plain(config)):
+            done = config.trainer.max_epochs
+            log.info("%s is finished: trainer.max_epochs=N with N above %s prolongs it", resumed, done)
+            return {}
     else:
         choices = HydraConfig.get().runtime.choices
         name = str(config.name or choices.get("experiment") or choices["data"])
@@ -94,6 +98,7 @@ def _fit(
     if not settings["trainer"]["overfit_batches"]:
         datamodule.require_batch(trainer.world_size)  # before other processes start, which would report it again
     _log_run(trainer, datamodule, settings)
+    log.info("parameters: %s", f"{sum(value.numel() for value in model.parameters()):,}")
     started = time.monotonic()
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -106,8 +111,8 @@ def _fit(
     metrics["fit_seconds"] = fit_seconds
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
-        # HPARAMS shows five metrics unasked, in the order of the alphabet
-        reached = {f"best/{name}": metrics[name] for name in (settings["monitor"], "test/acc") if name in metrics}
+        # for HPARAMS; charts of one point come last among the others by this name
+        reached = {f"with_best/{name}": metrics[name] for name in (settings["monitor"], "test/acc") if name in metrics}
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
                 logger.log_metrics(reached, trainer.global_step - 1)  # as Lightning counts
@@ -164,7 +169,7 @@ def _require_resumable(settings: dict[str, Any], model: ImageClassifier, ckpt_pa
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     log.info("resuming from step %d, %s epoch %d", checkpoint["global_step"], "in" if epoch > done else "after", epoch)
     if limit is not None and done > limit > 0:
-        raise UserError(f"{done} epochs are done already: use trainer.max_epochs={done + 1} or more")
+        raise UserError(f"epoch {done} is done already: use trainer.max_epochs={done + 1} or more")
 
 
 def _results(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings: dict[str, Any]) -> dict[str, float]:
@@ -195,7 +200,7 @@ def _results(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings
 def _log_run(trainer: pl.Trainer, datamodule: ClassificationDataModule, settings: dict[str, Any]) -> None:
     parts = ", ".join(f"{len(datamodule.rows(part))} {part}" for part in datamodule.parts)
     log.info("%s: %s images of %d classes", datamodule.root, parts, len(datamodule.classes))
-    model, device = settings["model"]["_target_"].rpartition(".")[2], trainer.strategy.root_device.type
+    model, device = named_settings(settings)["model"], trainer.strategy.root_device.type
     log.info("%s on %s x %d, precision %s", model, device, trainer.world_size, trainer.precision)
     # what runs are compared by; TensorBoard's table is hard to read with more
     groups = ("model", "finetune", "optimizer", "scheduler", "loss", "mix", "ema", "seed")
