@@ -56,4 +56,4 @@ def test_files_are_looked_for_by_one_listing_of_each_folder(tmp_path: Path, monk
     table = make_table([*names, "top.jpg", "3/x.jpg", "0/no.jpg", "a\0b/c"])
     table = mark_unusable(table, tmp_path, "x.csv", "")
     assert table["path"][table["problem"].notna()].tolist() == ["3/x.jpg", "0/no.jpg", "a\0b/c"]
-    assert len(asked) == 6
+    assert len(asked) == 9  # the folders of what is missing, and the one above them, once more

@@ -134,6 +134,9 @@ def test_boxes(tmp_path: Path, box_format: str, second: tuple[int, ...]) -> None
         ("b.jpg", "b.jpg", "line 3 of labels.csv: has 1 cells"),
         ('b.jpg,dog,cat\n"x\ny",cat', "b.jpg", "has 3 cells, the first line 2"),
         ("b.jpg,dog\nsub/c.jpg,cat\nb.jpg,cat", "b.jpg", "not its only label"),
+        ("b.jpg,nan", "b.jpg", "data.any_label=true"),
+        ("/x/sub/c.jpg,dog", "labels.csv", "data.path_prefix=/x/"),
+        ("A.jpg,dog", "A.jpg", "no such file"),  # a.jpg is another's
     ],
 )
 def test_what_cannot_be_used_is_a_problem(tmp_path: Path, lines: str, path: str, reason: str) -> None:
@@ -152,6 +155,8 @@ def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
     assert "more than one part" in problems(module)["b.jpg"]
     write(tmp_path, "path,label,part\na.jpg,cat,train\nb.jpg,cat,dev\n")
     assert "data.split_column=null" in problems(read(tmp_path, split_column="part"))["b.jpg"]
+    write(tmp_path, "path,label,part\na.jpg,cat,TRAIN\nb.jpg,cat,UNASSIGNED\n")
+    assert "data.on_error=skip" in problems(read(tmp_path, split_column="part"))["b.jpg"]
 
 
 def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +177,14 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("path,label,path\n", {}, r"2 columns 'path'.*data\.path_column"),
         ("path,label\n", {}, r"data\.table="),
         ("", {}, r"is empty.*data\.table="),
+        ("a.jpg 0\n", {}, r"data\.header=false data\.path_column=1 data\.label_column=2"),
+        ("path,cat,dog\na.jpg,0,1\n", {}, r"task=multi_label data\.label_columns="),
+        ("path,label\na.jpg,개\n".encode("cp949"), {}, r"line 2.*data\.encoding=cp949"),
+        ("path,label\n", {"encoding": "klingon"}, r"klingon.*data\.encoding="),
+        ("path,label\n/x/y/sub/c.jpg,x\n", {}, r"/x/y/sub/c.jpg.*data\.path_prefix=/x/y/$"),
+        ("path,label\nC:\\x\\a.jpg,x\n", {}, r"data\.path_prefix=C:/x/$"),
+        (f"path,label\ns3://x/{'y' * 300}.jpg,x\n", {}, r"address.*data\.path_prefix=s3://x/$"),
+        ('path;label\na.jpg;["cat"]\nb.jpg;dog\n', {}, r"task=multi_label data\.label_separator="),
         ("path,label\nx/a.jpg,x\ny/a.jpg,x\n", {}, r"none of the 2 images.*x/a.jpg.*data\.images="),
     ],
 )
@@ -183,6 +196,8 @@ def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dic
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"header": "no"}, r"data\.header=no"),
+        ({"any_label": 1}, r"data\.any_label=1"),
         ({"box_format": "xyxx"}, r"data\.box_format=xyxx"),
         ({"box_columns": ["x", "y"]}, r"data\.box_columns=\[x,y\]"),
         ({"box_columns": "xmin"}, r"data\.box_columns=xmin"),
@@ -195,3 +210,18 @@ def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dic
 def test_options_that_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TableDataModule(**{"root": tmp_path, "table": "labels.csv", **options}).read()
+
+
+def test_other_spellings_of_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Found where one file alone is meant: `B.jpg` is not, as there are two, nor is `A.jpg` one and `a.JPG` another."""
+    lines = ("a.JPG,cat", "A.jpg,dog", "B.jpg,dog", "SUB/Cafe\u0301 1.png,cat", "none.jpg,cat", "none/a.jpg,cat")
+    files = ("a.jpg", "b.jpg", "b.JPG", "sub/café\u202f1.png")
+    module = read(write(tmp_path, "\n".join(["path,label", *lines]), files=files))
+    assert listed(module) == [("a.jpg", "cat"), (files[-1], "cat")]
+    assert [*problems(module)] == ["A.jpg", "B.jpg", "none.jpg", "none/a.jpg"]
+    assert "2 files" in caplog.text
+
+
+def test_any_label(tmp_path: Path) -> None:
+    text = 'path;label\na.jpg;["cat"]\nb.jpg;nan\n'
+    assert listed(read(write(tmp_path, text), any_label=True)) == [("a.jpg", '["cat"]'), ("b.jpg", "nan")]

@@ -46,7 +46,10 @@ def test_lines_are_numbered(tmp_path: Path) -> None:
         ("path,b\na\n", "line 2 has 1 cells"),
         ("path,b\na,b\na,b,c\n", "line 3 has 3 cells"),
         ('path\n"a\nb\n', "quote"),
-        ("path\na\ncaf\xe9\n".encode("latin-1"), "line 3.*iconv -f WINDOWS-1252"),
+        ("path\na\ncaf\xe9\n".encode("latin-1"), "line 3 is not in UTF-8"),
+        ("path\na\0b\n", "zero bytes"),
+        (b"PK\3\4 nothing", "workbook.*pip install openpyxl"),
+        ("path,b\n" + "x" * 200_000 + "\n", "line 2 has 1 cells"),
     ],
 )
 def test_columns_that_cannot_be_read(tmp_path: Path, content: str | bytes, named: str) -> None:

@@ -1,20 +1,26 @@
 """The files below a data folder, and the paths that a list of them gives."""
 
+import logging
 import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
+from classifier.data.class_names import look
 from classifier.data.samples import mark, usable
 from classifier.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # of phones, cameras and drawing programs: images that nothing here decodes
 FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
            ".raf", ".rw2", ".pef", ".srw")  # fmt: skip
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+NOWHERE = "\0"  # no folder, and no file, is called so
 
 
 def require_folder(root: Path) -> None:
@@ -64,8 +70,8 @@ def _refuse(error: OSError) -> None:
 def inside(paths: pd.Series, folder: str = "", root: Path | None = None) -> pd.Series:
     """`paths` below `folder`, relative to the data folder, with forward slashes and without `.` and `..`.
 
-    NA where one leads out of the data folder. Decided by the text alone: a link inside of the data folder may lead
-    elsewhere, as its owner wished.
+    NA where one leads out of the data folder, or is an address such as https://... Decided by the text alone: a link
+    inside of the data folder may lead elsewhere, as its owner wished.
 
     Args:
         root: The data folder: a path may then be absolute, where it lies below.
@@ -74,12 +80,12 @@ def inside(paths: pd.Series, folder: str = "", root: Path | None = None) -> pd.S
         return f"{folder}/" + paths if folder else paths
     clean = paths.str.replace("\\", "/", regex=False)
     # elsewhere than on Windows a file may be called `a:b`
-    absolute = clean.str.contains("^/|^.:" if os.name == "nt" else "^/|^.:/")
+    absolute = clean.str.contains("^/|^.:" if os.name == "nt" else "^/|^.:/|^[A-Za-z0-9+.-]+://")
     if folder:
         clean = clean.mask(~absolute, f"{folder}/" + clean)
     for top in set() if root is None else {root.absolute().as_posix(), root.resolve().as_posix()}:
         clean = clean.str.removeprefix(f"{top.rstrip('/')}/")
-    outside = absolute & clean.str.contains("^/|^.:")
+    outside = absolute & clean.str.contains("^/|^.:|://")
     odd = clean.str.contains(r"//|/\.|^\.|/$")
     if odd.any():
         clean = clean.mask(odd, clean[odd].map(posixpath.normpath))
@@ -116,12 +122,52 @@ def mark_unusable(table: pd.DataFrame, root: Path, source: object, ways: str) ->
         table = mark(table, table["path"].isin(double), "it is in more than one part")
     rows = usable(table)
     there: list[str] = []
-    for folder in table.loc[rows, "path"].str.replace("/?[^/]*$", "", regex=True).unique():
+    folders = table["path"].str.replace("/?[^/]*$", "", regex=True)
+    for folder in folders[rows].unique():
         with suppress(OSError, ValueError), os.scandir(root / folder) as entries:  # ValueError: a zero byte in the name
             prefix = f"{folder}/" if folder else ""
             there += [prefix + entry.name for entry in entries]
     missing = rows & ~table["path"].astype(object).isin(there).to_numpy()
+    others = {*table["path"][~missing]} if missing.any() else set()
+    if found := _spelled_otherwise(table["path"][missing], folders[missing], others, root):
+        shown = "%d files of %s differ on the disk in capitals or the form of Unicode, such as %a: %a"
+        log.warning(shown, len(found), source, *(*found.items(),)[0])
+        table = table.assign(path=table["path"].map(found).fillna(table["path"]))
+        missing &= ~table["path"].isin(found.values()).to_numpy()
     if table.empty or (missing.any() and (missing == rows).all()):
         first = "".join(f", {root / path} first" for path in table["path"][missing][:1])
         raise UserError(f"none of the {missing.sum()} images of {source} exists{first}: use other {ways}")
     return mark(table, missing, "no such file, or no right to read its folder")
+
+
+def _spelled_otherwise(paths: pd.Series, folders: pd.Series, others: set[str], root: Path) -> dict[str, str]:
+    """Path -> the file below `root` that differs in capitals or the form of Unicode, where that is one alone.
+
+    Args:
+        folders: Those of `paths`.
+        others: Files that other paths lead to.
+    """
+
+    @cache
+    def entries(folder: str) -> dict[str, str]:
+        same: dict[str, str] = {}
+        with suppress(OSError, ValueError), os.scandir(root / folder) as listing:
+            for entry in listing:
+                place, key = f"{folder}/{entry.name}".lstrip("/"), look(entry.name).casefold()
+                if place not in others:
+                    same[key] = NOWHERE if key in same else place
+        return same
+
+    places: dict[str, str] = {}
+    for folder in folders.unique():
+        place = ""
+        for name in filter(None, folder.split("/")):
+            place = entries(place).get(look(name).casefold(), NOWHERE)
+        if entries(place):  # else, as nearly always, there is nothing to be found
+            places[folder] = place
+    found: dict[str, str] = {}
+    rows = folders.isin(places)
+    for path, folder in zip(paths[rows], folders[rows], strict=True):
+        if path not in found:  # no file is that of two paths
+            found[path] = entries(places[folder]).pop(look(path.rpartition("/")[2]).casefold(), NOWHERE)
+    return {path: file for path, file in found.items() if file != NOWHERE}

@@ -13,7 +13,6 @@ Its columns, on a RangeIndex:
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -23,6 +22,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from classifier.data.class_names import NUMBER, check_names, look
 from classifier.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -69,7 +69,7 @@ def usable(table: pd.DataFrame) -> np.ndarray:
 def order_classes(names: Iterable[str]) -> list[str]:
     """The distinct names in text order; where all of them are numbers, in their order."""
     distinct = sorted(set(names))
-    if all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", name) for name in distinct):
+    if all(map(NUMBER.fullmatch, distinct)):
         distinct.sort(key=Decimal)  # exact, at any length
     return distinct
 
@@ -83,9 +83,11 @@ def with_labels(table: pd.DataFrame, classes: Sequence[str] | None, what: str) -
         what: Where the names were found, as `photos.csv has the class`.
 
     Raises:
-        UserError: A usable row has another class.
+        UserError: A usable row has another class, or two names look the same.
     """
     labels, rows = table["label"], usable(table)
+    if classes is None:
+        check_names(labels[rows].value_counts())
     if classes is None and isinstance(labels.dtype, pd.CategoricalDtype):
         classes = list(labels.cat.categories)
     elif classes is None:
@@ -102,6 +104,8 @@ def require_known(names: Iterable[str], classes: Sequence[str], what: str) -> No
     if unknown := [name for name in names if name not in classes]:
         known = ", ".join(list(classes)[:10]) + (", ..." if len(classes) > 10 else "")
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        if alike := [name for name in classes if look(name) == look(unknown[0])]:
+            known += f"; {unknown[0]!a} only looks like its {alike[0]!a}"
         unknown_to = f"{more} that training does not know (its {len(classes)} classes: {known})"
         raise UserError(f"{what} {unknown[0]!r}{unknown_to}: rename or remove it, or use another data.root=...")
 

@@ -1,7 +1,8 @@
-"""A table of images and labels: one sample per line of a CSV, TSV or Parquet file, whole or by its box."""
+"""A table of images and labels: one sample per line of a CSV, TSV or Parquet file or workbook, whole or by its box."""
 
 import logging
 from collections.abc import Sequence
+from os.path import isfile  # where Path.is_file raises, of a name that is too long
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from classifier.data import boxes, samples
+from classifier.data.class_names import EMPTY, require_labels
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import EXTENSIONS, inside, mark_unusable, require_folder, sub_folder
 from classifier.data.table_file import read_rows
-from classifier.errors import UserError, as_typed, require_choice
+from classifier.errors import UserError, as_typed, require_choice, require_flag
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +26,18 @@ class TableDataModule(ClassificationDataModule):
 
     Args:
         root: Folder of the images; None for the one that the table is in.
-        table: CSV or TSV in UTF-8 whose first line names the columns, or a Parquet file; relative to `root`, or any
-            path.
+        table: CSV, TSV or list with blanks whose first line names the columns, as it is or in .gz, .bz2, .zst or .zip;
+            a workbook of one sheet; or a Parquet file. Relative to `root`, or any path.
+        header: False where the first line is a sample: the columns are then called 1, 2, 3, ...
+        encoding: Of the text, such as cp949 or windows-1252; None for UTF-8 (and UTF-16 that says so).
         path_column, label_column: Names of columns.
+        any_label: Whether each text is a class, however odd: `nan`, lists, numbers of which each row has its own.
         box_columns: Names of four columns with the numbers of a box, in stored pixels; a line is then a sample of its
             own. Fractions are widened to whole pixels.
         box_format: `xyxy` for x1, y1, x2, y2, half-open; `xywh` for x1, y1, width, height.
         split_column: Column that says train, val (or valid, validation) or test.
         group_column: Lines of the same text there, such as a patient, stay on one side of the split.
+        path_prefix: Taken off the paths, such as /kaggle/input/pets/ of the machine that the table was made on.
         images: Folder below `root` that the paths begin in.
         extension: Added to paths that do not end in one of an image, such as `.jpg`.
     """
@@ -41,12 +47,16 @@ class TableDataModule(ClassificationDataModule):
         root: str | Path | None = None,
         *,
         table: str,
-        path_column: str = "path",
-        label_column: str = "label",
+        header: bool = True,
+        encoding: str | None = None,
+        path_column: str | int = "path",
+        label_column: str | int = "label",
+        any_label: bool = False,
         box_columns: Sequence[str] | None = None,
         box_format: str = "xyxy",
         split_column: str | None = None,
         group_column: str | None = None,
+        path_prefix: str | None = None,
         images: str | None = None,
         extension: str | None = None,
         **settings: Any,
@@ -55,11 +65,15 @@ class TableDataModule(ClassificationDataModule):
         require_choice("data.box_format", box_format, ("xyxy", "xywh"))
         if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
             raise UserError(f"data.box_columns={as_typed(box_columns)}: use four, such as [xmin,ymin,xmax,ymax]")
+        require_flag("data.header", header)
+        require_flag("data.any_label", any_label)
+        self.header, self.encoding, self.any_label = header, encoding, any_label
         self.table = Path(table).expanduser()
         corners = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **corners, "split": split_column, "group": group_column}
-        self.columns = {key: column for key, column in named.items() if column is not None}
+        self.columns = {key: str(column) for key, column in named.items() if column is not None}
         self.box_format = box_format
+        self.path_prefix = path_prefix and path_prefix.replace("\\", "/").rstrip("/") + "/"
         self.images = sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
 
@@ -72,24 +86,43 @@ class TableDataModule(ClassificationDataModule):
         require_folder(self.root)
         file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
         try:
-            table = read_rows(file, self.columns)
+            table = read_rows(file, self.columns, header=self.header, encoding=self.encoding or "")
         except (OSError, ValueError) as error:
             keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
             ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
+            if isinstance(error.__cause__, (UnicodeError, LookupError)):
+                ways += ", or data.encoding=cp949 (gb18030, shift_jis, windows-1252: the one that it was saved in)"
+            elif "no columns" in str(error):
+                ways += ", where no line names columns data.header=false data.path_column=1 data.label_column=2"
+                ways += ", where each class has a column task=multi_label data.label_columns=[...]"
             raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
         for key in ("path", "label"):
             table = samples.mark(table, table[key] == "", f"no {key}")
+        if not self.any_label:
+            says = f"its label stands for none ({', '.join(EMPTY)}): rename it, or use data.any_label=true"
+            table = samples.mark(table, table["label"].isin(EMPTY), says)
         given = table["path"]
+        if self.path_prefix:
+            given = given.str.replace("\\", "/", regex=False).str.removeprefix(self.path_prefix)
         if self.extension:
             given = given.mask(~given.str.lower().str.endswith(EXTENSIONS), given + self.extension)
         paths = inside(given, self.images, self.root)
-        table = samples.mark(table, paths.isna(), given + f" is not below data.root={self.root}")
+        for first in given[paths.isna()][:1].str.replace("\\", "/", regex=False):
+            prefix = self._prefix(first) or f"{first.rpartition('/')[0]}/"
+            what = (
+                "is an address, and nothing is downloaded" if "://" in first else f"is not below data.root={self.root}"
+            )
+            what += f": take off what differs with data.path_prefix={prefix}"
+            if paths.isna().all():
+                raise UserError(f"each path of {file}, as {first}, {what}")
+            table = samples.mark(table, paths.isna(), given + f" {what}")
         table["path"] = paths.mask((table["path"] == "") | paths.isna(), file.name)
         if "split" in table:
             parts = table["split"].str.lower().map(samples.PART_WORDS).astype("str")
-            known = f" is none of {', '.join(samples.PART_WORDS)}: mend it, or use data.split_column=null"
-            table = samples.mark(table, parts.isna(), "the part " + table["split"] + known).assign(split=parts)
+            ways = "leave the line out with data.on_error=skip, or cut all parts at random with data.split_column=null"
+            known = f"' is none of {', '.join(samples.PART_WORDS)}: write one, {ways}"
+            table = samples.mark(table, parts.isna(), "the part '" + table["split"] + known).assign(split=parts)
         if "group" in table:
             table["group"] = table["group"].where(table["group"] != "")
         if "x1" in table:
@@ -106,10 +139,18 @@ class TableDataModule(ClassificationDataModule):
         if len(repeated):
             log.warning("%s: %d lines repeat another one, and count once", file, len(repeated))
             table, good = table.drop(index=repeated), good.drop(index=repeated)
-        ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
+        ways = "data.table=... data.root=..., a sub-folder data.images=..., data.path_prefix=..., data.extension=.jpg"
         table = mark_unusable(table, self.root, file, ways)
+        if not self.any_label and self.given_classes is None:
+            require_labels(table["label"][samples.usable(table)], self.columns["label"])
         differing = good.index[good.duplicated(place, keep=False)]
         table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
         if "problem" in table:
             table["problem"] = "line " + table.index.astype("str") + f" of {file.name}: " + table["problem"]
         return table.reset_index(drop=True)
+
+    def _prefix(self, path: str) -> str:
+        """The least to take off a path so that the rest leads to a file; nothing where nothing does."""
+        parts = path.split("/")
+        ends = ("/".join(parts[cut:]) for cut in range(len(parts)))
+        return next((path[: -len(end)] for end in ends if end and isfile(self.root / self.images / end)), "")  # noqa: PTH113

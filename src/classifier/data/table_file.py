@@ -1,7 +1,9 @@
-"""A file of rows and columns -> a table of text: CSV, TSV or Parquet."""
+"""A file of rows and columns -> a table of text: CSV, TSV, Parquet or a workbook."""
 
 import csv
 import io
+import re
+import zipfile
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ import pyarrow.parquet as pq
 
 from classifier.data.samples import mark, usable
 from classifier.errors import did_you_mean
+
+csv.field_size_limit(1 << 30)  # a longer cell is an error of the module's own kind, and 128 KB by default
 
 
 def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -29,36 +33,43 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = 
     return table
 
 
-def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """Columns of a CSV, TSV or Parquet file, as text.
+def read_rows(
+    path: Path, columns: Mapping[str, str], optional: Sequence[str] = (), *, header: bool = True, encoding: str = ""
+) -> pd.DataFrame:
+    """Columns of a CSV, TSV or Parquet file or of a workbook of one sheet, as text.
 
     The index holds line numbers; a cell of several lines counts as one. Lines with nothing in these columns are passed
-    over; `problem` is set where the number of cells is wrong. The delimiter is the one that finds the wanted columns in
-    the first line, among comma, semicolon, tab and bar.
+    over; `problem` is set where the number of cells is wrong. The delimiter is the one that Excel's `sep=` says, or
+    that finds the wanted columns in the first line, among comma, semicolon, tab, bar and blank (several are one).
 
     Args:
         columns: Name in the returned table -> name in the file.
         optional: Names in the returned table, which lacks those that the file lacks.
+        header: Whether the first line names the columns; else their names are 1, 2, 3, ...
+        encoding: As Python calls it; by default UTF-8, or UTF-16 that says so.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not in Unicode, has a quote that is not closed, or lacks a column.
+        ValueError: It is not in this encoding, has a quote that is not closed, or lacks a column.
     """
     if path.suffix.lower() == ".parquet":
         places = _places(pq.read_schema(path).names, columns, optional)
         table = pd.read_parquet(path, columns=[columns[key] for key in places], dtype_backend="pyarrow")
         return table.astype("str").fillna("").set_axis(list(places), axis=1).set_axis(range(1, len(table) + 1))
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, advice = raw.count(b"\n", 0, error.start) + 1, "save it as `CSV UTF-8`, or use `iconv -f WINDOWS-1252`"
-        raise ValueError(f"line {line} is not in UTF-8: {advice}") from error
-    lines = enumerate(io.StringIO(text[: 1 << 20], newline=None), 1)
-    start, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
-    separators = "\t" if path.suffix.lower() in (".tsv", ".tab") else ",;\t|"
-    headers = {sep: [name.strip() for name in next(csv.reader([first], delimiter=sep), [])] for sep in separators}
+    text = _text(path, encoding)
+    lines = ((number, line) for number, line in enumerate(io.StringIO(text[: 1 << 20]), 1) if line.strip())
+    start, first = next(lines, (1, ""))
+    separators = "\t" if {".tsv", ".tab"} & {*map(str.lower, path.suffixes)} else ",;\t| "
+    if told := re.fullmatch(r'"?sep=(.)"?\s*', first):
+        separators, (start, first) = told[1], next(lines, (start, ""))
+    headers = {}
+    for sep in separators:
+        cells = next(csv.reader([first.strip("\n ")], delimiter=sep, skipinitialspace=True))
+        headers[sep] = [cell.strip() if header else str(number) for number, cell in enumerate(cells, 1)]
+    start -= not header
     delimiter, names = max(headers.items(), key=lambda item: len({*item[1]} & {*columns.values()}))
+    if delimiter == " ":
+        text = re.sub("(?m)^ | $", "", re.sub(r"[ \t]+", " ", text))
     places = _places(names, columns, optional)
     odd: dict[int, list[str]] = {}  # lines with another number of cells
 
@@ -87,6 +98,38 @@ def read_rows(path: Path, columns: Mapping[str, str], optional: Sequence[str] = 
         table = table[~blank]
     counts = {line: f"has {len(cells)} cells, the first line {len(names)}" for line, cells in odd.items()}
     return mark(table, table.index.isin([*odd]), pd.Series(counts, dtype="str"))
+
+
+def _text(path: Path, encoding: str) -> str:
+    """What is in a file of text, which may be packed, or in a workbook; each line ends with a line feed."""
+    raw: bytes = pa.input_stream(path).read()  # unpacks .gz, .bz2 and .zst
+    if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raw = _unzip(raw, encoding)
+    try:
+        text = raw.decode(encoding or ("utf-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8"))
+    except (UnicodeError, LookupError) as error:
+        line = len((raw[: getattr(error, "start", 0)] + b"x").splitlines())
+        raise ValueError(f"line {line} is not in {encoding or 'UTF-8'}: save it as `CSV UTF-8`") from error
+    if "\0" in text:
+        raise ValueError("it has zero bytes: is it a table?")
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _unzip(raw: bytes, encoding: str) -> bytes:
+    """The one file of an archive, or a workbook's only sheet that holds something, as CSV."""
+    try:
+        if raw.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+                names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+                if len(names) == 1:
+                    return archive.read(names[0])
+        sheets = pd.read_excel(io.BytesIO(raw), sheet_name=None, header=None, dtype=str, na_filter=False)
+        (sheet,) = (sheet for sheet in sheets.values() if len(sheet))
+        return sheet.to_csv(index=False, header=False).encode(encoding or "utf-8")
+    except Exception as error:  # these libraries have many kinds
+        what = "what reads a workbook of one sheet (with `pip install openpyxl`) or an archive of one file says"
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
