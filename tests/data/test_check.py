@@ -44,7 +44,7 @@ def damaged(root: Path) -> dict[str, str]:
     """Files that cannot be used -> what their problem must speak of."""
     (root / "empty.jpg").touch()
     (root / "text.jpg").write_text("<html>not found</html>")
-    found = {"empty.jpg": "empty", "text.jpg": "not an image", "gone.jpg": "No such file"}
+    found = {"empty.jpg": "empty", "text.jpg": "web page", "gone.jpg": "No such file"}
     for suffix in ("jpg", "png", "gif", "webp", "bmp", "tif"):
         for name, share in (("half", 0.5), ("most", 0.97)):
             path = save(picture("red", (80, 60)), root / f"{name}.{suffix}")
