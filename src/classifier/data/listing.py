@@ -78,10 +78,7 @@ def leads_up(entry: os.DirEntry[str]) -> bool:
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder, or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()  # of a link to itself, `Path` says no
 
 
 def is_image(path: str) -> bool:
