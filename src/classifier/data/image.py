@@ -69,7 +69,7 @@ def require_file(path: str | Path) -> int:
     return status.st_size
 
 
-def opened(file: IO[bytes]) -> Image.Image:
+def opened(file: str | Path | IO[bytes]) -> Image.Image:
     """Read a file's header with Pillow; every image file that is opened is opened here, or by `jpeg.parse`.
 
     Raises:
@@ -79,8 +79,9 @@ def opened(file: IO[bytes]) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        file.seek(0)
-        raise UnidentifiedImageError(content_of(file.read(512)) or UNKNOWN) from error
+        start = BytesIO(Path(file).read_bytes()) if isinstance(file, (str, Path)) else file
+        start.seek(0)
+        raise UnidentifiedImageError(content_of(start.read(512)) or UNKNOWN) from error
     require_memory(image, 8 if image.format == "JPEG" else 1)
     return image
 
@@ -239,7 +240,7 @@ def _header(picture: Picture) -> tuple[int, int, int]:
     if isinstance(picture, (str, Path)):
         try:
             require_file(picture)
-            with Path(picture).open("rb") as file, opened(file) as image:
+            with opened(picture) as image:
                 return _header(image)
         except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
             raise unreadable(picture, error) from error

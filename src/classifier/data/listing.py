@@ -51,12 +51,12 @@ def list_files(
         place = todo.pop()
         prefix, names, folders = f"{place}/".lstrip("/"), list[str](), list[str]()
         for entry in scan(root / place):
-            path, below = prefix + entry.name, is_folder(entry)
-            if kind := kept(entry.name):
-                left_out[kind] += 1
+            path = prefix + entry.name
+            if KEPT.match(entry.name):
+                left_out[kept(entry.name)] += 1
             elif not entry.is_symlink():
-                (folders if below else names).append(path)
-            elif below and (leads_up(entry) or (root / path).resolve() in entered):
+                (folders if entry.is_dir() else names).append(path)
+            elif (below := is_folder(entry)) and (leads_up(entry) or (root / path).resolve() in entered):
                 left_out[f"the link {readable(path)}"] += 1
             else:
                 (folders if below else names).append(path)
