@@ -1,5 +1,6 @@
 """What is taken from the files of strangers: plain values, known targets, whole bytes. Imports no torch on its own."""
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
@@ -81,11 +82,24 @@ def read_whole(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-# how a file may begin that should hold weights -> what it is, and what to do
-NO_WEIGHTS = {
-    b"version https://git-lfs.github.com/spec/": "is a pointer of Git LFS and not the file itself: type `git lfs pull`",
-    b"<": "is a web page and not the file that it offers: download that",
+# how a file may begin that is not what its name says -> what it is, and what to do
+BEGINNINGS = {
+    rb"version https://git-lfs": "a pointer of Git LFS and not the file itself: type `git lfs pull`",
+    rb"\s*<(\?xml|svg)": "XML, such as a drawing or a server's error: download the file again, or convert it",
+    rb"\s*<": "a web page and not the file that it offers: download that",
+    rb"\s*[{\[]": "JSON, such as a server's error: download the file again",
+    rb"\Z": "an empty file: copy or download it again",
+    rb"\0+\Z": "of zeros, as a copy leaves it that was broken off: copy or download it again",
+    rb"....ftyp(hei|hev|mif|msf)": "a HEIC photo: convert it to .jpg or .png",
+    rb"....ftyp(?!avi)|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]": "a video: save its frames as .jpg or .png",
+    rb"%PDF": "a PDF: save its pages as .jpg or .png",
+    rb"[\t\n\r -~\x80-\xf4]+\Z": "a text file: remove it",
 }
+
+
+def content_of(start: bytes) -> str:
+    """What a file is that cannot be read, and what to do, by its first bytes; nothing where they do not tell."""
+    return next((text for begin, text in BEGINNINGS.items() if re.match(begin, start, re.DOTALL)), "")
 
 
 @contextmanager
@@ -101,6 +115,6 @@ def report_no_weights(path: Path, key: str, otherwise: str) -> Iterator[None]:
     except Exception as error:  # torch and safetensors raise many kinds
         start = b""
         with suppress(OSError), path.open("rb") as file:
-            start = file.read(100).lstrip()
-        found = next((text for begin, text in NO_WEIGHTS.items() if start.startswith(begin)), otherwise)
-        raise UserError(f"{key}={path} {found}") from error
+            start = file.read(512)
+        found = content_of(start)
+        raise UserError(f"{key}={path} {f'is {found}' if found else otherwise}") from error

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from classifier.data.check import check_images, image_size, refuse
+from classifier.data.image import upright_size
+from classifier.data.image_facts import image_facts
 from classifier.data.loader import Images
 from classifier.data.samples import BOX
 from classifier.errors import UserError
@@ -44,7 +46,7 @@ def damaged(root: Path) -> dict[str, str]:
     """Files that cannot be used -> what their problem must speak of."""
     (root / "empty.jpg").touch()
     (root / "text.jpg").write_text("<html>not found</html>")
-    found = {"empty.jpg": "empty", "text.jpg": "not an image", "gone.jpg": "No such file"}
+    found = {"empty.jpg": "empty", "text.jpg": "web page", "gone.jpg": "No such file"}
     for suffix in ("jpg", "png", "gif", "webp", "bmp", "tif"):
         for name, share in (("half", 0.5), ("most", 0.97)):
             path = save(picture("red", (80, 60)), root / f"{name}.{suffix}")
@@ -91,11 +93,51 @@ def test_all_damaged_files_are_found_at_once_and_kept(root: Path, tmp_path: Path
     assert outcome(root, names, level)[0] == []
 
 
-def test_refusing_lists_twenty() -> None:
-    skipped = pd.DataFrame({"path": [f"{number}.jpg" for number in range(30)], "problem": "empty"})
-    with pytest.raises(UserError, match=r"30 of 99(.|\n)*10 more(.|\n)*data\.on_error=skip") as error:
+def test_refusing_names_three_of_each_kind(root: Path) -> None:
+    texts = [
+        "empty",
+        "a pointer",
+        *(f"box ({number}, 2) in {number}x9 pixels" for number in range(4)),
+        *["a pointer"] * 30,
+    ]
+    skipped = pd.DataFrame({"path": [f"{number}.jpg" for number in range(36)], "problem": texts})
+    with pytest.raises(UserError) as error:
         refuse(skipped, 99)
-    assert str(error.value).count(".jpg: empty") == 20
+    first, pointers, more, *rest, advice = str(error.value).splitlines()
+    assert "36 of 99" in first
+    assert "data.on_error=skip" in advice
+    assert (pointers, "28" in more) == ("  1.jpg, 6.jpg, 7.jpg: a pointer", True)
+    assert [line.split(":")[0].strip() for line in rest if ":" in line] == ["2.jpg", "3.jpg", "4.jpg", "0.jpg"]
+
+
+CONTENTS = {
+    b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+    b"\n<!DOCTYPE html>": "web page",
+    b"<?xml version='1.0'?>": "XML",
+    b'{"error": 403}': "JSON",
+    bytes(9000): "zeros",
+    b"hello\n": "text",
+    b"\0\0\0\x18ftypheic\0\0\0\0mif1": "HEIC",
+    b"\0\0\0\x18ftypmp42\0\0\0\0": "video",
+    bytes(range(1, 200)): "not an image",
+}
+
+
+def test_what_is_no_image_is_named_and_not_waited_for(root: Path) -> None:
+    for number, content in enumerate(CONTENTS):
+        (root / f"{number}.jpg").write_bytes(content)
+    os.mkfifo(root / "pipe.jpg")
+    for name, target in (("device", "/dev/zero"), ("gone", "nowhere.jpg")):
+        (root / f"{name}.jpg").symlink_to(target)
+    wanted = {f"{number}.jpg": text for number, text in enumerate(CONTENTS.values())}
+    wanted |= {"pipe.jpg": "named pipe", "device.jpg": "device", "gone.jpg": "nowhere.jpg"}
+    _, problems = outcome(root, list(wanted))
+    assert problems.keys() == wanted.keys()
+    assert [text for path, text in wanted.items() if text not in problems[path]] == []
+    for name in ("pipe.jpg", "device.jpg"):  # by other ways than training's
+        assert image_facts(root / name).notes.keys() == {"unreadable"}
+        with pytest.raises(UserError, match=wanted[name]):
+            upright_size(root / name)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp"])
@@ -247,7 +289,7 @@ def test_what_cannot_be_read_is_looked_at_again(root: Path, tmp_path: Path, monk
     """The right to read a file can change without the file."""
     names = whole_files(root)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fstat", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        patch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         assert len(outcome(root, names, "quick", tmp_path / "cache")[1]) == len(names)
     assert outcome(root, names, "quick", tmp_path / "cache") == (names, {})
 

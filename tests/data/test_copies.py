@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from benchmarks.photos import photo
 from classifier.data import AnnotationCropDataModule, ImageFolderDataModule
-from classifier.data.copies import alike, group_copies
+from classifier.data.copies import alike, group_augmented, group_copies, warn_of_leaks
 from classifier.data.image_facts import THUMBNAIL, image_facts
 from classifier.data.loader import Images
 from tests import generate
@@ -122,3 +122,18 @@ def test_groups_are_joined(twins: Path, tmp_path: Path) -> None:
     plain = AnnotationCropDataModule(generate.annotated(tmp_path / "plain", per_class=8), group_duplicates=True)
     plain.setup()
     assert "group" not in plain.samples
+
+
+def test_augmented_copies_are_known_by_their_names(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of one photo stay together, and with whatever its group is; a part's folder makes no other photo."""
+    photos = ["train/cat/1", "train/cat/2", "val/cat/1", "cat/2", "dog/1", "train/1", "val/1"]
+    names = [f"{photo}_jpg.rf.{number:032x}.jpg" for number, photo in enumerate(photos)]
+    groups: list[str | None] = [*[None] * 4, "p", None, None, "p"]
+    table = make_table([*names, "dog/x.jpg"], groups=groups, splits=["train", *["val"] * 7])
+    found = group_augmented(table)["group"].tolist()
+    assert [found.index(group) for group in found] == [0, 1, 0, 1, 4, 5, 5, 4]
+    plain = table.assign(path=table["path"].str.replace(".rf.", "."))
+    assert group_augmented(plain) is plain
+    warn_of_leaks(group_augmented(table), Path("none"))
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert names[0] in message

@@ -71,10 +71,11 @@ def test_a_class_that_validation_lacks_is_a_warning(tmp_path: Path, caplog: pyte
 
 def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "train/a/1.jpg", "train/a/2.heic", "train/a/x/3.HEIC", "train/b/1.jpg", "train/b/notes.txt")
-    touch(tmp_path, "train/4.jpg", "extra/c/1.jpg", "readme.md")
+    touch(tmp_path, "train/4.jpg", "extra/c/1.jpg", "readme.md", "lost+found/1.jpg")
+    touch(tmp_path, *(f"train/{name}/{kept}" for name in "ab" for kept in ("@eaDir/1.jpg", "._1.jpg", "x/._2.jpg")))
     ImageFolderDataModule(tmp_path).list_samples()
     (message,) = caplog.messages
-    for told in (".heic 2, .txt 1", "extra", "4.jpg"):
+    for told in (".heic 2", ".txt 1", "extra", "4.jpg", "@eaDir 2", "._* 4", "lost+found 1"):
         assert told in message
 
 
@@ -90,6 +91,15 @@ def test_what_is_not_used_is_told_in_one_line(tmp_path: Path, caplog: pytest.Log
         (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.txt"], "val/b"),
         (["a/1.jpg", "b/1.txt"], "/b"),
         ([], "data.root="),
+        (["A/a/1.jpg", "A/b/1.jpg", "B/a/1.jpg", "B/b/1.jpg"], r"\+data\.classes=\[A,B\]"),
+        (["train/a/1.jpg", "train/b/1.jpg", "extra/a/1.jpg", "extra/b/1.jpg"], r"\+data\.classes=\[extra,train\]"),
+        (["train_images/1.jpg", "test_images/1.jpg", "x.csv"], r"data=table .*data\.table=x\.csv"),
+        (["x/y/a/1.jpg", "x/y/b/1.jpg", "__MACOSX/x/._1.jpg"], r"data\.root=.*/x/y$"),
+        (["images/1.jpg", "x.csv"], r"data=table .*data\.table=x\.csv"),
+        (["1.jpg", "1.xml"], "data=annotation_crop"),
+        (["images/train/1.jpg", "labels/train/1.txt"], "data=coco or data=annotation_crop"),
+        (["train/images/1.jpg", "train/labels/1.txt"], "data=coco or data=annotation_crop"),
+        (["train2017/1.jpg", "annotations/x.json"], r"data=coco .*data\.annotations=annotations/x\.json"),
     ],
 )
 def test_layouts_that_are_refused(tmp_path: Path, files: list[str], named: str) -> None:
@@ -131,10 +141,36 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, closed: str, monk
     place.chmod(0o755)
 
 
-def test_linked_folders_are_followed(tmp_path: Path) -> None:
-    touch(tmp_path, "store/1.jpg", "photos/b/1.jpg")
-    (tmp_path / "photos/a").symlink_to(tmp_path / "store")
-    assert [row[0] for row in read(tmp_path / "photos")] == ["a/1.jpg", "b/1.jpg"]
+def test_folders_that_agree_are_classes_where_these_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{top}/{name}/1.jpg" for top in ("bus", "train") for name in "ab"))
+    assert [row[1:] for row in read(tmp_path, ["bus", "train"])] == [("bus", None)] * 2 + [("train", None)] * 2
+    # and without that, beside several that are no parts
+    touch(tmp_path, "plane/a/1.jpg", "plane/b/1.jpg")
+    assert {row[1] for row in read(tmp_path)} == {"bus", "plane", "train"}
+
+
+def test_linked_folders_are_followed_to_each_file_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = touch(tmp_path, "store/1.jpg", "photos/b/1.jpg") / "photos"
+    (root / "a").symlink_to(tmp_path / "store")
+    assert [row[0] for row in read(root)] == ["a/1.jpg", "b/1.jpg"]
+    assert caplog.messages == []
+    links = {"b/up": "..", "all": ".", "b/2.jpg": "1.jpg", "b/store": "../../back", "b/self": "self", "a/no.jpg": "no"}
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "b").symlink_to(root / "b")  # a loop through another place
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    assert [row[0] for row in read(root)] == ["a/1.jpg", "a/no.jpg", "b/1.jpg"]
+    assert all(told in caplog.messages[0] for told in ("link b/up 1", "link all 1", "again"))
+
+
+@pytest.mark.parametrize(("link", "target"), [("a/x", "../b"), ("c", "b"), ("a/2.jpg", "../b/1.jpg")])
+def test_a_file_that_links_give_two_labels_is_a_problem(tmp_path: Path, link: str, target: str) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg")
+    (tmp_path / link).symlink_to(target)
+    reached = link if link.endswith(".jpg") else f"{link}/1.jpg"
+    found = problems(ImageFolderDataModule(tmp_path))
+    assert found.keys() == {"b/1.jpg", reached}
+    assert all(path in problem for path in found for problem in found.values())
 
 
 def test_a_name_that_is_not_utf8_is_a_problem_that_shows_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Labelling images without labels; and both evaluating and predicting by an image and its mirror image."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (cwd / "holiday" / "notes.txt").write_text("not an image")
     generate.save(generate.picture("red"), cwd / "holiday" / "phone.HEIC", format="JPEG")
     generate.save(generate.picture("red"), cwd / "holiday" / "raw" / "camera.nef", format="TIFF")
+    (cwd / "holiday" / "@eaDir").mkdir()
+    (cwd / "holiday" / "@eaDir" / "empty.jpg").touch()
+    os.mkfifo(cwd / "holiday" / "pipe.jpg")
     (cwd / "holiday" / "text.png").write_text("not an image either")
     return cwd
 
@@ -59,6 +63,7 @@ def test_a_folder_in_stable_order(predict: Predict) -> None:
     assert [row["path"] for row in table] == [
         "holiday/empty.jpg",
         "holiday/phone.HEIC",
+        "holiday/pipe.jpg",
         "holiday/symmetric.bmp",
         "holiday/text.png",
         "holiday/day 0/red.jpg",
@@ -70,7 +75,7 @@ def test_a_folder_in_stable_order(predict: Predict) -> None:
     good = [row for row in table if row["status"] == "ok"]
     assert [row["label"] for row in good] == ["red", "red", "green", "blue", "red"]
     bad = [row for row in table if row["status"] != "ok"]
-    assert len(bad) == 4
+    assert len(bad) == 5
     assert [row["status"].partition(" ")[0] for row in bad if "." in row["status"][:5]] == [".heic", ".nef"]
     assert all(row["label"] == "" and row["confidence_3"] == "" for row in bad)
     assert [sum(probabilities(row).values()) for row in good] == pytest.approx([1.0] * 5, abs=1e-5)

@@ -19,7 +19,7 @@ import PIL
 from PIL import Image
 
 from classifier.data import jpeg
-from classifier.data.image import ImageError, decode, everything, image_problem, opened
+from classifier.data.image import ImageError, decode, everything, image_problem, opened, require_file
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -100,10 +100,9 @@ def image_size(path: str | Path, check: str) -> tuple[int, int]:
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
     decodes, and so finds damage in the middle too.
     """
+    if (length := require_file(path)) == 0:
+        raise ValueError("empty file (0 bytes)")
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a `Path` takes a tenth of the check
-        length = os.fstat(file.fileno()).st_size
-        if length == 0:
-            raise ValueError("empty file (0 bytes)")
         head = file.read(HEAD)
         file.seek(max(0, length - TAIL))
         tail = file.read(TAIL)
@@ -223,8 +222,17 @@ def _in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 
 def refuse(skipped: pd.DataFrame, count: int) -> None:
-    """Raise one UserError that lists the `path` and `problem` of bad ones among `count` samples, the first twenty."""
-    lines = ("  " + skipped["path"] + ": " + skipped["problem"]).tolist()
-    more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+    """Raise one UserError that lists the `path` and `problem` of bad ones among `count` samples; see `kinds`."""
     advice = "Mend or remove them, or leave them out with data.on_error=skip"
-    raise UserError("\n".join([f"{len(lines)} of {count} samples cannot be used:", *lines[:20], *more, advice]))
+    raise UserError("\n".join([f"{len(skipped)} of {count} samples cannot be used:", *kinds(skipped), advice]))
+
+
+def kinds(skipped: pd.DataFrame) -> list[str]:
+    """Lines with three of each kind of problem, the most common first; kinds differ in more than numbers and paths."""
+    alike = skipped["problem"].str.replace(r"\S*[\d/'\"]\S*", "", regex=True)
+    lines = []
+    for kind, count in alike.value_counts(sort=False).sort_values(ascending=False, kind="stable").head(20).items():
+        paths = skipped[alike == kind].head(3).groupby("problem", sort=False)["path"].agg(", ".join)
+        lines += [f"  {names}: {problem}" for problem, names in paths.items()]
+        lines += [f"  ... and {count - 3} more like these"] * (count > 3)
+    return lines

@@ -7,9 +7,11 @@ Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Func
 
 import logging
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from classifier.data.check import stamp
 from classifier.data.image_facts import THUMBNAIL, Facts, image_facts
 from classifier.data.loader import Images
-from classifier.data.samples import boxes_of, group_ids, image_ids
+from classifier.data.samples import PART_WORDS, boxes_of, group_ids, image_ids
 from classifier.parallel import parallel_map, tracked, worker_count
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,30 @@ def group_copies(table: pd.DataFrame, images: Images) -> pd.DataFrame:
     equal = known.groupby(known["digest"].where(known["digest"] != b"")).indices.values()
     sets = [rows for rows in [*equal, *near_duplicates(known, thumbnails)] if known["image"].iloc[rows].nunique() > 1]
     log.info("data.group_duplicates=true: %d samples are copies, in %d sets", sum(map(len, sets)), len(sets))
+    return _joined(table, sets)
+
+
+def group_augmented(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the copies that Roboflow made of one photo in one group, joined with the groups that it has.
+
+    They are called NAME_jpg.rf.HASH.jpg, and lie in folders of one name, or of any part.
+    """
+    if not table["path"].str.contains(".rf.", regex=False).any():  # as nearly always
+        return table
+    parts = table["path"].str.extract(r"(?i)(?:([^/]+)/)?([^/]+)\.rf\.[0-9a-z]{16,}\.[^/]+$")
+    folders = parts[0].where(~parts[0].str.lower().isin(list(PART_WORDS)), "").fillna("")
+    photos = folders + "/" + parts[1]
+    sets = [rows for rows in table.groupby(photos).indices.values() if table["path"].iloc[rows].nunique() > 1]
+    if sets:
+        what = (
+            "images are copies of one of %d photos by their names (.rf.): those of a photo stay on one side of a split"
+        )
+        log.info(f"%d {what}", sum(map(len, sets)), len(sets))
+    return _joined(table, sets)
+
+
+def _joined(table: pd.DataFrame, sets: Sequence[Any]) -> pd.DataFrame:
+    """`table` with the rows of each of `sets` in one group, joined with the groups that it has."""
     if not sets:
         return table
     groups = group_ids(table)
@@ -77,10 +103,15 @@ def group_copies(table: pd.DataFrame, images: Images) -> pd.DataFrame:
 
 
 def warn_of_leaks(table: pd.DataFrame, root: Path) -> None:
-    """Say how many files are equal to one in another part.
+    """Say how many samples are of a group that is in two parts, and how many files are equal to one in another part.
 
     Few are read whole: those whose size, and then whose middle, is that of a file in another part.
     """
+    if "group" in table:
+        divided = table["path"][table["split"].groupby(group_ids(table)).transform("nunique") > 1]
+        if len(divided):
+            advice = "move each group into one part, or divide all images by a data.split_file=... of your own"
+            log.warning("%d images of groups are in two parts, as %s: %s", len(divided), divided.iat[0], advice)
     files = table.loc[table["split"].notna(), ["path", "split"]].drop_duplicates("path")
 
     def middle(path: str) -> bytes:

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from classifier.data import loader
 from classifier.data.cache import cached, stored_pixels
-from classifier.data.check import check_images, refuse
-from classifier.data.copies import group_copies, warn_of_leaks
+from classifier.data.check import check_images, kinds, refuse
+from classifier.data.copies import group_augmented, group_copies, warn_of_leaks
 from classifier.data.image import Box, Picture
 from classifier.data.samples import SPLITS, usable, with_labels
 from classifier.data.split import Splitting, grouped, read_split
@@ -192,7 +192,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         if len(skipped) and self.on_error == "raise":
             refuse(skipped, len(table))
         if len(skipped):
-            log.warning("left out %d of %d samples (data.on_error=skip)", (~good).sum(), len(table))
+            what = f"left out {(~good).sum()} of {len(table)} samples (data.on_error=skip):"
+            log.warning("%s", "\n".join([what, *kinds(skipped)]))
         samples = table[good].drop(columns="problem", errors="ignore").reset_index(drop=True)
         classes = samples["label"].cat.categories.tolist()
         if samples.empty or len(classes) < 2:
@@ -217,7 +218,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         table = self.list_samples()
         if self.group_pattern is not None:
             table = grouped(table, str(self.group_pattern))
-        return with_labels(table, self.given_classes, f"{self.root} has the class")
+        return with_labels(group_augmented(table), self.given_classes, f"{self.root} has the class")
 
     def divide(self, table: pd.DataFrame) -> pd.DataFrame:
         """`table` with the parts that training gives to these samples, some or all of the usable ones of `read`.

@@ -1,6 +1,8 @@
 """A file on disk -> RGB (or grey) pixels of a wanted size: the one function that every verb uses."""
 
 import math
+import os
+import stat
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +16,12 @@ from torch.nn.functional import interpolate
 
 from classifier.data import jpeg
 from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.samples import readable
 from classifier.errors import UserError
+from classifier.untrusted import content_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # for others Pillow may start a program
+UNKNOWN = "not an image, or of a format that Pillow does not read"
 MOST_BYTES = 1_500_000_000  # while an image is decoded
 LIBRARIES = {"WEBP": 8, "AVIF": 8}  # bytes a pixel that they take besides Pillow
 
@@ -41,8 +46,27 @@ def open_image(picture: "Picture | StoredImage") -> "StoredImage":
         return ArrayImage(picture)
     if isinstance(picture, Image.Image):
         return PillowImage(picture)
+    require_file(picture)
     data = Path(picture).read_bytes()
     return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(opened(BytesIO(data)), ours=True)
+
+
+def require_file(path: str | Path) -> int:
+    """The length of a file in bytes.
+
+    Raises:
+        OSError: It is something else, such as a named pipe, that to read would wait or never end; or it is not there.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 - for each file that is checked
+    except FileNotFoundError:
+        if Path(path).is_symlink():
+            raise OSError(f"a link to {readable(str(Path(path).readlink()))}, which does not exist") from None
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {"p": "named pipe", "s": "socket", "d": "folder"}
+        raise OSError(f"a {kinds.get(stat.filemode(status.st_mode)[0], 'device')} and not a file: remove it")
+    return status.st_size
 
 
 def opened(file: str | Path | IO[bytes]) -> Image.Image:
@@ -52,7 +76,12 @@ def opened(file: str | Path | IO[bytes]) -> Image.Image:
         DecompressionBombError: It would take too much memory, even at the least size that it can be decoded at.
         Exception: Whatever else Pillow raises on what is not an image in one of `FORMATS`.
     """
-    image = Image.open(file, formats=FORMATS)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        start = BytesIO(Path(file).read_bytes()) if isinstance(file, (str, Path)) else file
+        start.seek(0)
+        raise UnidentifiedImageError(content_of(start.read(512)) or UNKNOWN) from error
     require_memory(image, 8 if image.format == "JPEG" else 1)
     return image
 
@@ -172,9 +201,7 @@ def unreadable(picture: Picture | StoredImage, error: Exception) -> ImageError:
 
 def image_problem(error: BaseException) -> str:
     """What is wrong with a file that Pillow could not read, without Pillow's internals."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of a format that Pillow does not read"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -212,6 +239,7 @@ def _header(picture: Picture) -> tuple[int, int, int]:
         return picture.shape[1], picture.shape[0], 1
     if isinstance(picture, (str, Path)):
         try:
+            require_file(picture)
             with opened(picture) as image:
                 return _header(image)
         except Exception as error:  # whatever a Pillow plugin meets on damaged bytes

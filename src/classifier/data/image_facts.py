@@ -10,7 +10,17 @@ import numpy as np
 from PIL import Image
 
 from classifier.data.check import cause_of
-from classifier.data.image import ArrayImage, Box, Picture, PillowImage, decode, everything, exif_of, opened
+from classifier.data.image import (
+    ArrayImage,
+    Box,
+    Picture,
+    PillowImage,
+    decode,
+    everything,
+    exif_of,
+    opened,
+    require_file,
+)
 from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
@@ -43,6 +53,7 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
     try:
         picture = Path(picture) if isinstance(picture, str) else picture
         if isinstance(picture, Path):
+            require_file(picture)
             content = picture.read_bytes()
             if not content:
                 return _unusable("empty file", "0 bytes")

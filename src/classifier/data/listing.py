@@ -3,6 +3,8 @@
 import logging
 import os
 import posixpath
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -11,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from classifier.data.class_names import look
-from classifier.data.samples import mark, usable
+from classifier.data.samples import mark, readable, usable
 from classifier.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,11 @@ FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".raw", ".dng", ".c
            ".raf", ".rw2", ".pef", ".srw")  # fmt: skip
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 NOWHERE = "\0"  # no folder, and no file, is called so
+# what file systems, network drives and programs keep beside images, often smaller copies of them
+KEPT = re.compile(
+    r"\.|(@(eadir|__thumb|recycle|recently-snapshot|sharebin|tmp)|[#~]snapshot|#recycle|\$recycle\.bin|__macosx|found\.000"
+    r"|lost\+found|system volume information|network trash folder|temporary items|(eh)?thumbs\.db|desktop\.ini)$", re.I
+)  # fmt: skip
 
 
 def require_folder(root: Path) -> None:
@@ -30,13 +37,54 @@ def require_folder(root: Path) -> None:
         raise UserError(f"the data folder {root} {what}: name yours with data.root=path/to/images")
 
 
-def list_files(root: Path, folder: str = "") -> Iterator[str]:
-    """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden."""
-    for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(parent).relative_to(root).as_posix()
-        prefix = "" if place == "." else f"{place}/"
-        yield from (prefix + name for name in sorted(names) if not name.startswith("."))
+def list_files(
+    root: Path, folder: str = "", left_out: Counter[str] | None = None, links: list[str] | None = None
+) -> Iterator[str]:
+    """The files below `root`/`folder`, relative to `root` with forward slashes, in text order; none that is hidden.
+
+    Links are followed, but to no folder that they lie in, and to none a second time.
+
+    Args:
+        left_out: Counts by name what is `kept`, and such links.
+        links: Gets the other links.
+    """
+    left_out, links = Counter() if left_out is None else left_out, [] if links is None else links
+    if (root / folder).resolve() != root.resolve() / folder:
+        links.append(folder)
+    entered: set[Path] = set()
+    todo = ["" if folder == "." else folder]
+    while todo:
+        place = todo.pop()
+        prefix, names, folders = f"{place}/".lstrip("/"), list[str](), list[str]()
+        for entry in scan(root / place):
+            path = prefix + entry.name
+            if KEPT.match(entry.name):
+                left_out[kept(entry.name)] += 1
+            elif not entry.is_symlink():
+                (folders if entry.is_dir() else names).append(path)
+            elif (below := is_folder(entry)) and (leads_up(entry) or (root / path).resolve() in entered):
+                left_out[f"the link {readable(path)}"] += 1
+            else:
+                (folders if below else names).append(path)
+                links.append(path)
+                entered.update([(root / path).resolve()] if below else [])
+        yield from sorted(names)
+        todo += sorted(folders, reverse=True)
+
+
+def kept(name: str) -> str:
+    """What to count a file or folder as that is hidden or as `KEPT`, no class and no sample; else nothing."""
+    return "" if not KEPT.match(name) else "._*" if name.startswith("._") else name
+
+
+def leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it lies in."""
+    return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()  # of a link to itself, `Path` says no
 
 
 def is_image(path: str) -> bool:
@@ -45,25 +93,24 @@ def is_image(path: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """The names of the folders in a folder that may be classes or parts."""
+    entries = (entry for entry in scan(folder) if not kept(entry.name) and is_folder(entry))
+    return sorted(entry.name for entry in entries if not leads_up(entry))
 
 
-def scan(folder: Path) -> list[os.DirEntry[str]]:
+def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
     """What is in a folder.
 
     Raises:
         UserError: It cannot be read.
     """
     try:
-        return list(os.scandir(folder))
+        with os.scandir(folder) as entries:
+            yield from entries
+    except FileNotFoundError:  # of that, the callers say more
+        return
     except OSError as error:
-        _refuse(error)
-        return []
-
-
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # of that, the callers say more
-        what = f"cannot read the folder {error.filename} ({error.strerror})"
+        what = f"cannot read the folder {readable(str(folder))} ({error.strerror})"
         raise UserError(f"{what}: use `chmod u+rx`, or another data.root=...") from error
 
 

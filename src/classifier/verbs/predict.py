@@ -1,7 +1,9 @@
 """A checkpoint on unlabelled images -> predictions.csv."""
 
 import logging
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from glob import glob
@@ -73,14 +75,18 @@ def find_images(inputs: str) -> list[Path]:
     """
     folder = Path(inputs)
     if folder.is_dir():
-        names = [*list_files(folder)]
+        kept = Counter[str]()
+        names = [*list_files(folder, left_out=kept)]
         images = [name for name in names if name.lower().endswith((*EXTENSIONS, *FOREIGN))]
         found = map(folder.joinpath, images)
-        if others := sorted({Path(name).suffix or name for name in {*names}.difference(images)}):
-            log.info("%s: left out are %d files (%s)", folder, len(names) - len(images), ", ".join(others[:10]))
+        kept.update(Path(name).suffix or name for name in {*names}.difference(images))
+        if kept:
+            others = [f"{name} {count}" for name, count in kept.most_common(10)]
+            log.info("%s: left out are %d files and folders (%s)", folder, kept.total(), ", ".join(others))
     else:
         found = map(Path, sorted({inputs, *glob(inputs, recursive=True)}))
-    paths = [path for path in found if path.is_file()]
+    # with links that lead nowhere, and what is no file: its row says so
+    paths = [path for path in found if os.path.lexists(path) and not path.is_dir()]
     if not paths:
         raise UserError(f"inputs={inputs} is no image, no folder with images, and no pattern that a file matches")
     return paths
