@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from classifier.data import ClassificationDataModule
 from classifier.data.samples import BOX, usable
 
@@ -15,9 +17,11 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def listed(module: ClassificationDataModule, *columns: str) -> list[tuple[object, ...]]:
-    """Path, label, box where there are boxes, and further columns of the usable rows."""
+    """Path, label, box of whole pixels where there are boxes, and further columns of the usable rows."""
     table = module.read()
     boxes = BOX if BOX[0] in table else []
+    if boxes:
+        table = table.assign(**{side: (np.floor if side in "x1 y1" else np.ceil)(table[side]) for side in BOX})
     chosen = table[usable(table)][["path", "label", *boxes, *columns]].astype(object)
     rows = chosen.where(chosen.notna(), None).itertuples(index=False)
     return [(row[0], row[1], tuple(row[2:6]), *row[6:]) if boxes else tuple(row) for row in rows]

@@ -158,7 +158,7 @@ def test_a_jpeg_that_ends_in_its_thumbnail_is_cut_off(root: Path) -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     (root / "whole.jpg").write_bytes(content[:2] + segment + content[2:])
     (root / "cut.jpg").write_bytes(content[:2] + segment)
-    assert image_size(root / "whole.jpg", "quick") == (83, 61)
+    assert image_size(root / "whole.jpg", "quick") == (83, 61, 1)
     assert list(outcome(root, ["whole.jpg", "cut.jpg"])[1]) == ["cut.jpg"]
 
 
@@ -167,7 +167,7 @@ def test_a_jpeg_that_ends_in_its_thumbnail_is_cut_off(root: Path) -> None:
 def test_padding_after_a_jpeg_is_accepted(root: Path, padding: int, level: str) -> None:
     path = save(picture("red"), root / "x.jpg")
     path.write_bytes(path.read_bytes() + bytes(padding))
-    assert image_size(path, level) == (48, 40)
+    assert image_size(path, level) == (48, 40, 1)
 
 
 def test_levels_and_folders_are_kept_apart(root: Path, tmp_path: Path) -> None:

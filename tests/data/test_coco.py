@@ -9,7 +9,11 @@ from classifier.data import CocoDataModule
 from classifier.errors import UserError
 from tests.data.listing import listed, problems, touch
 
-IMAGES = [{"id": 1, "file_name": "a.jpg"}, {"id": "x2", "file_name": "sub/b.jpg"}, {"id": 3, "file_name": "empty.jpg"}]
+IMAGES: list[dict[str, Any]] = [
+    {"id": 1, "file_name": "a.jpg"},
+    {"id": "x2", "file_name": "sub/b.jpg"},
+    {"id": 3, "file_name": "empty.jpg"},
+]
 CATEGORIES = [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 9, "name": "bird"}]
 BOXES: list[dict[str, Any]] = [
     {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 10, 10]},
@@ -50,7 +54,8 @@ CROWD = ("images/a.jpg", "bird", (0, 0, 80, 60))
         ({"objects": "largest"}, [CAT, B]),
         ({"objects": "first"}, [DOG, B]),
         ({"crowd": "keep"}, [DOG, CAT, CROWD, B]),
-        ({"margin": 1.0, "objects": "first"}, [(*DOG[:2], (-9, -8, 21, 22)), (*B[:2], (0, 0, 15, 15))]),
+        ({"negatives": "none"}, [DOG, CAT, B, ("images/empty.jpg", "none", (None,) * 4)]),
+        ({"box_format": "xyxy", "objects": "first"}, [("images/a.jpg", "dog", (1, 2, 10, 10))]),
     ],
 )
 def test_which_objects(
@@ -58,8 +63,31 @@ def test_which_objects(
 ) -> None:
     module = read(write(tmp_path), **options)
     assert listed(module) == wanted
-    assert "1 images have no box" in caplog.text
+    assert ("1 images have no box" in caplog.text) != ("negatives" in options)
     assert problems(module) == {}
+
+
+@pytest.mark.parametrize("form", ["{}", '{"bbox": null}', '{"bbox": []}'])
+def test_without_boxes_samples_are_whole_images(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As of classification exports; with text and numbers for the same ids."""
+    bare: list[dict[str, Any]] = [{"image_id": 1.0, "category_id": "5"}, {"image_id": "1", "category_id": 5.0}]
+    bare += [{"image_id": "x2", "category_id": 2}]
+    box: dict[str, Any] = json.loads(form)
+    content = {**CONTENT, "annotations": [{**entry, **box} for entry in bare]}
+    assert listed(read(write(tmp_path, content))) == [("images/a.jpg", "dog"), ("images/sub/b.jpg", "cat")]
+    assert "images/empty.jpg" in caplog.text
+    assert len(listed(read(tmp_path, negatives="none"))) == 3
+    content["annotations"].append({"image_id": "x2", "category_id": 9, **box})
+    found = problems(read(write(tmp_path, content)))
+    assert [*found] == ["images/sub/b.jpg"]
+    assert "task=multi_label" in found["images/sub/b.jpg"]
+
+
+def test_the_size_that_an_image_states(tmp_path: Path) -> None:
+    sizes: list[dict[str, Any]] = [{"width": 80, "height": "60"}, {"width": 10**400, "height": 60}, {"width": None}]
+    images = [{**image, **size} for image, size in zip(IMAGES, sizes, strict=True)]
+    table = read(write(tmp_path, {**CONTENT, "images": images}), negatives="none").read()
+    assert table[["width", "height"]].fillna(0).to_numpy().tolist() == [[80, 60]] * 2 + [[0, 0]] * 2
 
 
 def parts(root: Path, name: str = "cat") -> dict[str, str]:
@@ -98,7 +126,9 @@ def test_an_image_in_two_parts_is_a_problem(tmp_path: Path) -> None:
         ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "images/a.jpg", "category_id"),
         ({"image_id": 1, "category_id": 5, "bbox": [0, 0, 1]}, "images/a.jpg", "no box"),
         ({"image_id": 1, "category_id": 5, "bbox": [0, 0, "w", 1]}, "images/a.jpg", "no box"),
-        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, 0, 1]}, "images/a.jpg", "x 3 to 3"),
+        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, -2, 1]}, "images/a.jpg", "x 3 to 1"),
+        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, float("nan"), 1]}, "images/a.jpg", "no box"),
+        ({"image_id": 1, "category_id": 5, "bbox": [3, 3, float("inf"), 1]}, "images/a.jpg", "no box"),
         ({"image_id": 1, "category_id": 5, "bbox": [3, 3, 10**400, 1]}, "images/a.jpg", "no box"),
         ({"image_id": 10**400, "category_id": 5, "bbox": [0, 0, 1, 1]}, "instances.json", "image_id 1000"),
     ],
@@ -126,6 +156,7 @@ def test_missing_images(tmp_path: Path) -> None:
     [
         ('{"images": [', r"instances.json .*line 1.*data\.annotations="),
         ("[1, 2]", r"'images'.*data\.annotations="),
+        ({**CONTENT, "annotations": [{**BOXES[0], "bbox": [0.1, 0.2, 0.3, 0.4]}]}, r"data\.box_unit=fraction"),
         ({"images": [], "categories": [], "info": {}}, "'annotations'"),
         ({**CONTENT, "annotations": []}, r"none of.*data\.annotations="),
         (changed("annotations", "x"), "'annotations'"),
@@ -161,3 +192,10 @@ def test_files_that_are_refused(tmp_path: Path, content: object, message: str) -
 def test_options_that_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(write(tmp_path), **options).read()
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with write(tmp_path).joinpath("instances.json").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(UserError, match=r"GB.*data\.annotations="):
+        read(tmp_path).read()

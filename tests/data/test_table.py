@@ -110,7 +110,7 @@ CORNERS: dict[str, Any] = {
 @pytest.mark.parametrize(("box_format", "second"), [("xyxy", (3, 4, 5, 7)), ("xywh", (3, 4, 8, 11))])
 def test_boxes(tmp_path: Path, box_format: str, second: tuple[int, ...]) -> None:
     lines = ("a.jpg,80,cat,0,0,9,9", "a.jpg,80,dog,3.4, 4,4.2,6.5")
-    bad = ("a.jpg,80,cat,1,2,wide,9", "a.jpg,80,cat,,,,", "b.jpg,80,cat,9,2,-3,9")
+    bad = ("a.jpg,80,cat,1,2,wide,9", "a.jpg,80,cat,1,,,", "b.jpg,80,cat,9,2,-3,9")
     root = write(tmp_path, "\n".join(["filename,width,class,xmin,ymin,xmax,ymax", *lines, *bad]))
     module = read(root, box_format=box_format, **CORNERS)
     assert listed(module) == [("a.jpg", "cat", (0, 0, 9, 9)), ("a.jpg", "dog", second)]
@@ -119,6 +119,17 @@ def test_boxes(tmp_path: Path, box_format: str, second: tuple[int, ...]) -> None
     for line, named, reason in zip((4, 5, 6), ("x 1 to nan", "nan", "x 9 to"), reasons, strict=True):
         assert f"line {line} of labels.csv" in reason
         assert named in reason
+
+
+def test_lines_without_a_box(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are images without an object, and need no label; a box needs one."""
+    lines = ("a.jpg,cat,1,2,8,9", "b.jpg,,,,,", "sub/c.jpg,, nan,NaN,nan,nan", "a.jpg,,1,2,9,9")
+    root = write(tmp_path, "\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
+    assert listed(read(root, **CORNERS)) == [("a.jpg", "cat", (1, 2, 8, 9))]
+    assert "2 images have no box" in caplog.text
+    module = read(root, negatives="none", **CORNERS)
+    assert [row[1] for row in listed(module)] == ["cat", "none", "none"]
+    assert problems(module) == {"a.jpg": "line 5 of labels.csv: no label"}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +212,7 @@ def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dic
         ({"box_format": "xyxx"}, r"data\.box_format=xyxx"),
         ({"box_columns": ["x", "y"]}, r"data\.box_columns=\[x,y\]"),
         ({"box_columns": "xmin"}, r"data\.box_columns=xmin"),
+        ({"size_columns": ["width"]}, r"data\.size_columns=\[width\]"),
         ({"images": "../other"}, r"data\.images=../other .*data\.root"),
         ({"images": "/other"}, r"data\.images=/other .*data\.root"),
         ({"table": "none.csv"}, r"none.csv.*data\.table="),

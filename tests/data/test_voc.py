@@ -35,7 +35,6 @@ def read(root: Path, **options: Any) -> AnnotationCropDataModule:
         ({"objects": "largest"}, [("dog", (0, 0, 40, 30))]),
         ({"objects": "first"}, [("cat", (10, 10, 20, 20))]),
         ({"objects": "first", "class_from": "folder"}, [("husky", (10, 10, 20, 20))]),
-        ({"objects": "first", "margin": 0.5}, [("cat", (5, 5, 25, 25))]),
     ],
 )
 def test_which_objects(tmp_path: Path, options: dict[str, Any], wanted: list[tuple[str, object]]) -> None:
@@ -78,21 +77,24 @@ def document(box: str = BOX, name: str = "<name>cat</name>", head: str = "") -> 
         ("<annotation><object>", "malformed XML"),
         (b"\x89PNG\r\n\x1a\n\0\0", "malformed XML"),
         (b'<?xml version="1.0" encoding="klingon"?>' + document().encode(), ""),
-        ("<annotation></annotation>", "no <object>"),
-        ("<annotation><object><name>cat</name></object></annotation>", "<bndbox>"),
-        (document(BOX.replace("30", "wide")), "wide"),
-        (document(BOX.replace("30", "nan")), "nan"),
-        (document(BOX.replace("30", "inf")), "inf"),
-        (document(BOX.replace("<xmin>1", "<xmin>31")), "empty box: x 31 to 30"),
+        ("<html></html>", "no <annotation>"),
+        ("<annotation><object><name>cat</name></object></annotation>", "no box"),
+        (document(BOX.replace("30", "wide")), "no box"),
+        (document(BOX.replace("30", "nan")), "no box"),
+        (document(BOX.replace("30", "9" * 5000)), "no box: x 0 to inf"),
+        (document(BOX.replace("<xmin>1", "<xmin>41")), "no box: x 40 to 30"),
         (document(name="<name> </name>"), "<name>.*data.class_from=folder"),
+        (document(name="<name>&#xD800;</name>"), "malformed XML"),
+        ("<a>" * 200_000 + "</a>" * 200_000, "no <annotation>"),
+        (document() + " " * 4_000_000, "4 MB"),
     ],
 )
 def test_what_cannot_be_used_is_a_problem(tmp_path: Path, content: str | bytes, reason: str) -> None:
     root = data(tmp_path, {"good": voc_xml(TWO, (80, 60)), "odd": content})
     module = read(root)
-    assert list(problems(module)) == ["annotations/odd.xml"]
+    assert list(problems(module)) == ["images/odd.jpg" if "no box" in reason else "annotations/odd.xml"]
     assert {row[0] for row in listed(module)} == {"images/good.jpg"}
-    with pytest.raises(UserError, match=f"odd.xml: .*{reason}"):
+    with pytest.raises(UserError, match=rf"odd.(xml|jpg): .*{reason}"):
         read(root).setup()
 
 
@@ -117,7 +119,7 @@ def test_entities_are_refused_unread(tmp_path: Path, encoding: str, head: str, e
 
 def test_skip_lists_all_that_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names: dict[str, str | bytes] = {
-        "a": voc_xml([*TWO, ("cat", (71, 51, 10**12, 500))], (5, 5)),  # the size of an annotation is often wrong
+        "a": voc_xml([*TWO, ("cat", (71, 51, 10**12, 500))], (0, 0)),  # the size of an annotation is often unknown
         "b": voc_xml(TWO, (80, 60)),
         "c": "<",
         "d": voc_xml(TWO[:1], (80, 60)),
@@ -225,3 +227,27 @@ def test_image_sets(tmp_path: Path, lists: dict[str, str], parts: dict[str, str]
 def test_image_sets_that_cannot_be_used(tmp_path: Path, lists: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(voc_year(tmp_path, lists), **OFFICIAL).read()
+
+
+@pytest.mark.parametrize("negatives", [None, "background"])
+def test_an_image_without_objects(tmp_path: Path, negatives: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    root = data(tmp_path, {"a": voc_xml(TWO, (80, 60)), "b": voc_xml([], (80, 60)), "c": voc_xml([], (80, 60))})
+    module = read(root, negatives=negatives)
+    module.setup()
+    assert module.classes == (("background", "cat", "dog") if negatives else ("cat", "dog"))
+    assert [module.box(row) for row in range(2, len(module.samples))] == [(0, 0, 80, 60)] * (2 if negatives else 0)
+    assert ("2 images have no box" in caplog.text) != bool(negatives)
+
+
+def test_images_and_annotations_of_a_part_in_one_folder(tmp_path: Path) -> None:
+    """As Roboflow writes them; without the parts where one folder has another name."""
+    xml = voc_xml(TWO, (80, 60))
+    root = data(tmp_path, {f"{part}/{part}_jpg.rf.0a": xml for part in ("train", "valid", "Test")})
+    for path in (root / "annotations").rglob("*.xml"):
+        path.rename(root / "images" / path.relative_to(root / "annotations"))
+    (root / "images/train/README").touch()
+    module = read(root / "images", images=".", annotations=".")
+    assert [row[-1] for row in listed(module, "split")] == ["test", "test", "train", "train", "val", "val"]
+    assert problems(module) == {}
+    (root / "images/valid").rename(root / "images/valid2")
+    assert {row[-1] for row in listed(module, "split")} == {None}

@@ -1,7 +1,7 @@
 """Images with one PASCAL VOC XML each: one sample per annotated box."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -11,12 +11,15 @@ import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from classifier.data import boxes, samples
+from classifier.data import samples
+from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import is_image, list_files, require_folder, sub_folder
 from classifier.errors import UserError, require_choice
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES = 2_000_000  # of an annotation
 
 
 class AnnotationCropDataModule(ClassificationDataModule):
@@ -27,11 +30,11 @@ class AnnotationCropDataModule(ClassificationDataModule):
     Args:
         images, annotations: Folders below `root`.
         image_sets: Folder below `root` with train.txt, val.txt, trainval.txt, test.txt, which list the images of each
-            part; None where all annotations are meant, and no part is prescribed.
-        objects: Which boxes of an image become samples: `all`, the `largest` or the `first`.
-        margin: Added on each side, as a fraction of the box's width and height.
+            part; None where all annotations are meant. Parts are then folders that are called train, valid, test, if
+            all of them are.
         class_from: The class is the object's `name`, or the `folder` that the image lies in.
         difficult, truncated: `keep` or `skip` objects that are marked so.
+        box_unit, objects, margin, negatives, scale_boxes: See `BoxReading`.
     """
 
     def __init__(
@@ -41,15 +44,19 @@ class AnnotationCropDataModule(ClassificationDataModule):
         images: str = "images",
         annotations: str = "annotations",
         image_sets: str | None = None,
-        objects: str = "all",
-        margin: float = 0.0,
         class_from: str = "name",
         difficult: str = "keep",
         truncated: str = "keep",
+        box_unit: str = "pixel",
+        objects: str = "all",
+        margin: float = 0.0,
+        negatives: str | None = None,
+        scale_boxes: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        boxes.require_crops(objects, margin)
+        self.boxes = BoxReading("xyxy", box_unit, objects, margin, negatives, scale_boxes)
+        self.margin = margin
         require_choice("data.class_from", class_from, ("name", "folder"))
         marks = {"difficult": difficult, "truncated": truncated}
         for mark, choice in marks.items():
@@ -57,8 +64,6 @@ class AnnotationCropDataModule(ClassificationDataModule):
         folders = {"images": images, "annotations": annotations}
         self.folders = {key: sub_folder(key, folder) for key, folder in folders.items()}
         self.image_sets = image_sets and self.root / sub_folder("image_sets", image_sets)
-        self.objects = objects
-        self.margin = margin
         self.class_from = class_from
         self.skipped_marks = [mark for mark, choice in marks.items() if choice == "skip"]
 
@@ -70,74 +75,89 @@ class AnnotationCropDataModule(ClassificationDataModule):
         """
         require_folder(self.root)
         images, annotations = self._by_stem("images"), self._by_stem("annotations")
-        parts = read_image_sets(self.image_sets) if self.image_sets else dict.fromkeys(annotations)
+        parts = read_image_sets(self.image_sets) if self.image_sets else folder_parts(annotations)
         rows: list[tuple[Any, ...]] = []
         for stem, part in sorted(parts.items()):
             found, notes = images.get(stem, []), annotations.get(stem, [])
             try:
                 if len(found) != 1 or len(notes) != 1:
                     raise ValueError(f"it needs one image and one annotation, and has {[*found, *notes]}")
-                objects = read_annotation(self.root / notes[0], self.skipped_marks)
+                size, objects = read_annotation(self.root / notes[0], self.skipped_marks)
                 if self.class_from == "folder":
                     objects = [(Path(found[0]).parent.name, box) for _, box in objects]
-                if not all(name for name, _ in objects):
+                if not all(name for name, box in objects if any(box)):
                     raise ValueError("object without a <name>: use data.class_from=folder")
-                rows += [(found[0], name, box, part, None) for name, box in objects]
-            except (ValueError, OSError) as error:
-                rows.append((notes[0] if notes else stem, "", [0] * 4, part, str(error)))
+                rows += [(found[0], name, box, part, None, *size) for name, box in objects]
+            except (ValueError, OSError, RecursionError) as error:
+                rows.append((notes[0] if notes else stem, "", [0] * 4, part, str(error), 0, 0))
         for key, stems in (("images", images), ("annotations", annotations)):
             if left_out := len(stems.keys() - parts.keys()):
                 log.warning("%s: %d %s are not listed, and are left out", self.root / self.folders[key], left_out, key)
-        table = pd.DataFrame(rows, columns=["path", "label", "box", "split", "problem"])
-        sides = np.array(table.pop("box").tolist(), float).reshape(-1, 4)
+        table = pd.DataFrame(rows, columns=["path", "label", "box", "split", "problem", *SIZE])
+        numbers = np.array(table.pop("box").tolist(), float).reshape(-1, 4)
+        if self.boxes.box_unit == "pixel":
+            numbers[(numbers != 0).any(axis=1), :2] -= 1
         table = table.astype({"split": "str", "problem": "str"})
         table = samples.list_paths(table.pop("path"), table.pop("label"), **table)
-        return boxes.crops(boxes.with_covering_boxes(table, sides), self.objects, self.margin)
+        return self.boxes.read(table.assign(**dict(zip(samples.BOX, numbers.T, strict=True)))).reset_index(drop=True)
 
     def _by_stem(self, key: str) -> dict[str, list[str]]:
         """Path below the folder data.`key`, without its suffix -> the files that have it."""
         folder, found = self.folders[key], dict[str, list[str]]()
+        # beside the images, a file without a suffix is a read-me or a licence
+        suffixes = (".xml",) if self.folders["images"] == self.folders["annotations"] else ("", ".xml")
         for path in list_files(self.root, folder):
-            if is_image(path) if key == "images" else Path(path).suffix.lower() in ("", ".xml"):
+            if is_image(path) if key == "images" else Path(path).suffix.lower() in suffixes:
                 found.setdefault(Path(path).relative_to(folder).with_suffix("").as_posix(), []).append(path)
         if not found:
             raise UserError(f"{self.root / folder} has no {key}: name their folder below data.root with data.{key}=...")
         return found
 
 
-def read_annotation(path: Path, skipped_marks: Sequence[str] = ()) -> list[tuple[str, list[int]]]:
-    """Name and box of the objects of one VOC file, without those marked as one of `skipped_marks`.
+def read_annotation(path: Path, skipped_marks: Sequence[str] = ()) -> tuple[list[float], list[tuple[str, list[float]]]]:
+    """Size of the image, and name and box of each object of one VOC file, without those marked as `skipped_marks`.
 
-    Boxes are 0-based and half-open: (xmin - 1, ymin - 1, xmax, ymax).
+    Boxes are xmin, ymin, xmax, ymax as they stand there: 1-based and inclusive, where they are pixels. An image
+    without objects has one without a name at 0, 0, 0, 0. What is not given, or is no number, is nan.
 
     Raises:
-        ValueError: Malformed XML, entities or a DTD with them (refused unread), no object, a box that is missing,
-            not numeric or empty.
+        ValueError: A file that is too large, malformed XML, entities or a DTD with them (refused unread), no objects.
+        RecursionError: It nests too deep.
     """
+    if (length := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{length / 1e6:.0f} MB are no annotation of an image ({MOST_BYTES / 1e6:.0f} at most)")
     try:
-        objects = parse(path).findall(".//object")
+        root: Any = parse(path).getroot()
     except (ParseError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise ValueError(f"malformed XML ({error})") from error
     except DefusedXmlException as error:
         raise ValueError(f"XML with entity definitions is refused ({type(error).__name__})") from error
-    if not objects:
-        raise ValueError("no <object> with a <bndbox>")
+    objects = root.findall(".//object")
+    if not objects and root.tag != "annotation":
+        raise ValueError("no <annotation>, and no <object> with a <bndbox>")
     found = []
     for element in objects:
-        texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            x1, y1, x2, y2 = (round(float(text or "")) for text in texts)
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"the <bndbox> {texts} is not of four numbers") from error
-        if x2 < x1 or y2 < y1:
-            raise ValueError(f"empty box: x {x1} to {x2}, y {y1} to {y2}")
+        numbers = [_number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
         # other values than 0 and 1 occur, as `Unspecified` in VOC 2007
         if not any((element.findtext(mark) or "").strip() == "1" for mark in skipped_marks):
-            found.append(((element.findtext("name") or "").strip(), [x1 - 1, y1 - 1, x2, y2]))
-    return found
+            found.append(((element.findtext("name") or "").strip(), numbers))
+    return [_number(root.findtext(f"size/{side}")) for side in SIZE], found if objects else [("", [0] * 4)]
 
 
-def read_image_sets(folder: Path) -> dict[str, str]:
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return np.nan
+
+
+def folder_parts(stems: Iterable[str]) -> dict[str, str | None]:
+    """Name of an image, without its suffix -> its part, where the first folder of each is called as a part is."""
+    parts = {stem: samples.PART_WORDS.get(stem.partition("/")[0].lower()) for stem in stems}
+    return parts if all("/" in stem and part for stem, part in parts.items()) else dict.fromkeys(parts)
+
+
+def read_image_sets(folder: Path) -> dict[str, str | None]:
     """Name of an image, without its suffix -> its part.
 
     What trainval.txt lists and val.txt does not is for training. The lists of single classes, such as
@@ -157,7 +177,7 @@ def read_image_sets(folder: Path) -> dict[str, str]:
             raise UserError(f"cannot read {folder}/{name}.txt ({error}): use data.image_sets=null") from error
     known = {*lists["train"], *lists["val"]}
     lists["train"] += [name for name in lists["trainval"] if name not in known]
-    parts: dict[str, str] = {}
+    parts: dict[str, str | None] = {}
     for split in samples.SPLITS:
         for name in lists[split]:
             if (other := parts.setdefault(name, split)) != split:

@@ -19,7 +19,8 @@ import PIL
 from PIL import Image
 
 from classifier.data import jpeg
-from classifier.data.image import ImageError, decode, everything, image_problem, opened, require_file
+from classifier.data.boxes import cut, in_pixels
+from classifier.data.image import ImageError, decode, everything, image_problem, opened, orientation_of, require_file
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -37,9 +38,13 @@ END_MARKS = {"JPEG": END, "MPO": END, "PNG": b"IEND\xaeB`\x82", "GIF": b"\0;"}
 HEAD = 1 << 15  # bytes, which hold the header of nearly every JPEG
 CHUNK = 64  # files a task: handing one over takes longer than reading one header
 QUICK = 0.0002  # seconds a file: what takes longer is done in threads
-KEPT = {"path": "str", "size": "int64", "mtime": "int64", "width": "int64", "height": "int64"}
-Outcome = tuple[int, int, str | None]
-"""Width and height in pixels, or 0 and the problem."""
+KEPT = {"path": "str", "size": "int64", "mtime": "int64"}
+KEPT |= dict.fromkeys(("width", "height", "orientation"), "int64")
+Header = tuple[int, int, int]
+"""Width and height in pixels, as stored, and EXIF's orientation."""
+FOUND = ("width", "height", "orientation", "problem")
+Outcome = tuple[int, int, int, str | None]
+"""A header, of width and height 0 where there is a problem."""
 
 
 def check_images(
@@ -57,45 +62,30 @@ def check_images(
         UserError: `check` is unknown.
     """
     require_choice("data.check", check, ("quick", "full", "none"))
-    rows = np.flatnonzero(usable(table))
-    if len(rows) == 0 or (check == "none" and BOX[0] not in table):
+    rows, boxed = usable(table), BOX[0] in table
+    if not rows.any() or (check == "none" and not boxed):
         return table
+    found = headers(table, images, "full" if check == "full" else "quick", cache_dir)
+    table = mark(table, rows & (found["width"] == 0).to_numpy(), found["problem"])
+    return cut(in_pixels(table, found, margin), found, margin) if boxed else table
+
+
+def headers(table: pd.DataFrame, images: Images, check: str = "quick", cache_dir: Path | None = None) -> pd.DataFrame:
+    """`width` (0 where it cannot be used), `height`, `orientation` and `problem` of each usable row's image."""
+    rows = np.flatnonzero(usable(table))
     numbers, paths = pd.factorize(table["path"].iloc[rows])
-    if images.items is None:  # boxes need the sizes
-        found = _check_files(images.root, paths, "full" if check == "full" else "quick", cache_dir)
+    if images.items is None:
+        found = _check_files(images.root, paths, check, cache_dir)[[*FOUND]]
     else:
         first = rows[np.unique(numbers, return_index=True)[1]]
-        found = pd.DataFrame(_check_pictures(images, first.tolist(), check), columns=["width", "height", "problem"])
-    found = found.iloc[numbers].set_axis(table.index[rows])
-    table = mark(table, table.index.isin(found.index[found["width"] == 0]), found["problem"].reindex(table.index))
-    return table if BOX[0] not in table else _cut_boxes(table, found, margin)
+        one_for_all = check != "full" and BOX[0] not in table
+        found = pd.DataFrame(_check_pictures(images, first.tolist(), check, one_for_all), columns=[*FOUND])
+    found = found.iloc[numbers].set_axis(table.index[rows]).reindex(table.index)
+    return found.fillna({"width": 0, "height": 0, "orientation": 1}).astype({"width": "int64", "height": "int64"})
 
 
-def _cut_boxes(table: pd.DataFrame, found: pd.DataFrame, margin: float) -> pd.DataFrame:
-    boxes = table[BOX].to_numpy(np.int64)
-    sizes = found[["width", "height"]].reindex(table.index, fill_value=0).to_numpy(np.int64)
-    good = usable(table)
-    over = np.maximum(-boxes[:, :2], boxes[:, 2:] - sizes) / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
-    # a tenth of a side may be an annotator's slip, and the margin of an object at the edge lies outside
-    far = int((over.max(axis=1)[good] > 0.1 + margin / (1 + 2 * margin)).sum())
-    if far > 0.05 * good.sum():  # x1, y1, x2, y2 taken for x, y, width, height does that
-        log.warning(
-            "%d of %d boxes reach far over the edge of their image, and are cut there: are they x1, y1, x2, y2, or x, "
-            "y, width, height (data.box_format of a table)? scripts/preview.py draws them",
-            *(far, good.sum()),
-        )
-    cut = np.clip(boxes, 0, np.tile(sizes, 2))
-    empty = good & (cut[:, 2:] <= cut[:, :2]).any(axis=1)
-    texts = pd.Series(None, table.index, dtype="str")
-    for row in np.flatnonzero(empty).tolist():
-        width, height = sizes[row]
-        texts.iloc[row] = f"box {tuple(boxes[row].tolist())} lies outside the image of {width}x{height} pixels"
-    kept = np.where((good & ~empty)[:, None], cut, boxes).astype(np.int32)
-    return mark(table, empty, texts).assign(**dict(zip(BOX, kept.T, strict=True)))
-
-
-def image_size(path: str | Path, check: str) -> tuple[int, int]:
-    """Width and height, in pixels, from the header; raises on a file that cannot be used.
+def image_size(path: str | Path, check: str) -> Header:
+    """Width, height and orientation, from the header; raises on a file that cannot be used.
 
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
     decodes, and so finds damage in the middle too.
@@ -109,11 +99,11 @@ def image_size(path: str | Path, check: str) -> tuple[int, int]:
         # what `decode` reads by itself: in a third of the time that Pillow takes to open the file
         plain = jpeg.parse(head) if head.startswith(jpeg.START) else None
         if plain is not None:
-            size, whole = (plain.width, plain.height), END in tail
+            size, whole = (plain.width, plain.height, plain.orientation), END in tail
         else:
             file.seek(0)
             with opened(file) as image:
-                size, end = image.size, END_MARKS.get(image.format or "")
+                size, end = (*image.size, orientation_of(image)), END_MARKS.get(image.format or "")
             whole = end is not None and end in tail
             if head[8:12] == b"WEBP":
                 whole = length >= int.from_bytes(head[4:8], "little") + 8
@@ -129,32 +119,32 @@ def cause_of(error: Exception) -> tuple[BaseException, str]:
     return cause, "the file is cut off" if isinstance(cause, struct.error) else image_problem(cause)
 
 
-def _look(size: Callable[[], tuple[int, int]]) -> Outcome:
+def _look(size: Callable[[], Header]) -> Outcome:
     try:
         return *size(), None
     except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
-        return 0, 0, readable(cause_of(error)[1])
+        return 0, 0, 1, readable(cause_of(error)[1])
 
 
-def _check_pictures(images: Images, rows: Sequence[int], check: str) -> list[Outcome]:
+def _check_pictures(images: Images, rows: Sequence[int], check: str, one_for_all: bool) -> list[Outcome]:
     """Of images that are not files. An array is one piece: if its first image can be read, the others can."""
 
-    def size(row: int) -> tuple[int, int]:
+    def size(row: int) -> Header:
         picture = images.picture(row)
         if isinstance(picture, (str, Path)):
             return image_size(Path(picture), check)
         if isinstance(picture, Image.Image):
             picture.load()
-            return picture.size
-        return picture.shape[1], picture.shape[0]
+            return *picture.size, orientation_of(picture)
+        return picture.shape[1], picture.shape[0], 1
 
-    if check != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
+    if one_for_all and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)
     return [_look(partial(size, row)) for row in rows]
 
 
 def _check_files(root: Path, paths: pd.Index, check: str, cache_dir: Path | None) -> pd.DataFrame:
-    """`width`, `height` and `problem` of each file; read where the cache does not know it as it is.
+    """What is `FOUND` of each file; read where the cache does not know it as it is.
 
     One process of a machine is inside at a time, so that the others find what the first one did. Nothing is kept
     without a folder, in one that cannot be written, or in one inside the data, which is read-only to us.
@@ -185,7 +175,7 @@ def _read_files(root: Path, paths: pd.Index, check: str, cache: Path | None) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not refused
         looked = list(_in_threads(lambda row: _look(lambda: image_size(places[row], check)), new.tolist()))
-    files = pd.DataFrame(looked, new, ["width", "height", "problem"]).combine_first(files)
+    files = pd.DataFrame(looked, new, [*FOUND]).combine_first(files)
     if looked and cache is not None:
         # not what failed: a right to read can come without a change of the file
         good = pd.concat([files[files["width"] > 0], known]).drop_duplicates("path")

@@ -4,7 +4,6 @@ Source: T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014 (
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,25 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import boxes, samples
+from classifier.data import samples
+from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import inside, mark_unusable, require_folder, sub_folder
+from classifier.data.samples import BOX
 from classifier.errors import UserError, require_choice
 
-log = logging.getLogger(__name__)
+MOST_BYTES = 1_200_000_000  # of a file, which takes some five times as much memory
 
 
 class CocoDataModule(ClassificationDataModule):
     """The boxes that COCO files list, of images below `root`. Classes are the names of the categories that occur.
 
-    COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels.
+    COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels. Where no
+    annotation has a box, samples are whole images.
 
     Args:
         annotations: A file, or part (train, val, test) -> its file; relative to `root`, or any path.
         images: Folder below `root` that file names begin in, or part -> its folder.
-        objects: Which boxes of an image become samples: `all`, the `largest` or the `first`.
-        margin: Added on each side, as a fraction of the box's width and height.
         crowd: `skip` or `keep` boxes around many objects at once (`iscrowd`).
+        box_format, box_unit, objects, margin, negatives, scale_boxes: See `BoxReading`.
     """
 
     def __init__(
@@ -40,16 +41,19 @@ class CocoDataModule(ClassificationDataModule):
         *,
         annotations: str | Mapping[str, str],
         images: str | Mapping[str, str] = "images",
+        crowd: str = "skip",
+        box_format: str = "xywh",
+        box_unit: str = "pixel",
         objects: str = "all",
         margin: float = 0.0,
-        crowd: str = "skip",
+        negatives: str | None = None,
+        scale_boxes: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        boxes.require_crops(objects, margin)
-        require_choice("data.crowd", crowd, ("skip", "keep"))
-        self.objects = objects
+        self.boxes = BoxReading(box_format, box_unit, objects, margin, negatives, scale_boxes)
         self.margin = margin
+        require_choice("data.crowd", crowd, ("skip", "keep"))
         self.crowd = crowd
         self.files = {"": annotations} if isinstance(annotations, str) else dict(annotations)
         folders = dict.fromkeys(self.files, images) if isinstance(images, str) else dict(images)
@@ -66,43 +70,58 @@ class CocoDataModule(ClassificationDataModule):
         """
         require_folder(self.root)
         table = pd.concat([self._part(part, file) for part, file in self.files.items()], ignore_index=True)
+        places = table.pop("place")
+        table = self._whole(table) if (table[BOX] == 0).all(axis=None) else self.boxes.read(table)
+        if "problem" in table:
+            table["problem"] = places + table["problem"]
         files = ", ".join(self.files.values())
-        return mark_unusable(table, self.root, files, "data.annotations=... or data.images=...")
+        return mark_unusable(table.reset_index(drop=True), self.root, files, "data.annotations=... or data.images=...")
+
+    def _whole(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A row for each image, as of a classification export."""
+        table = table.drop(columns=[*BOX, *SIZE])
+        table = self.boxes.with_negatives(table, samples.usable(table) & (table["label"] == "").to_numpy())
+        table = table[~(samples.usable(table) & table.duplicated())]
+        several = table["path"].isin(table["path"][table.groupby("path")["label"].transform("nunique") > 1])
+        return samples.mark(table, several, "it has more than one category: use task=multi_label")
 
     def _part(self, part: str, name: str) -> pd.DataFrame:
         file = next((path for path in (self.root / name, Path(name)) if path.is_file()), self.root / name)
         try:
+            if file.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it has over {MOST_BYTES / 1e9:g} GB: divide it, as by parts")
             content = json.loads(file.read_bytes())
-            images = _entries(content, "images", ("id", "file_name"))
+            images = _entries(content, "images", ("id", "file_name"), SIZE)
             names = _entries(content, "categories", ("id", "name"))
             table = _entries(content, "annotations", (), ("image_id", "category_id", "bbox", "iscrowd"))
-            text = table[["image_id", "category_id"]].astype("str").fillna("null")
+            images["id"], names["id"] = _ids(images["id"]), _ids(names["id"])
+            text = table[["image_id", "category_id"]].astype("str").fillna("null").apply(_ids)
             for number, twice in names[names["id"].duplicated(keep=False)].groupby("id")["name"]:
                 raise ValueError(f"the category id {number} is given to {' and '.join(map(repr, twice))}")
         except (OSError, ValueError, RecursionError) as error:  # ValueError: malformed, or not in Unicode
             raise UserError(f"cannot use {file} ({error}): mend it, or use another data.annotations=...") from error
+        sizes = [_numbers(size, 2) for size in images[SIZE].to_numpy().tolist()]
+        images[SIZE] = np.array(sizes, float).reshape(-1, 2)
         images["path"] = inside(images["file_name"], self.folders[part], self.root)
         for row in images.index[images["path"].isna() | images["id"].duplicated()][:1]:
             number, path = images.loc[row, ["id", "file_name"]]
             where = f"is not below data.root={self.root}, or whose id {number} is another's"
             raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
+        idle = images[~images["id"].isin(text["image_id"])]
         if self.crowd == "skip":
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
-        places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
-        sides = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
-        text = text.loc[table.index]
-        paths = text["image_id"].map(dict(zip(images["id"], images["path"], strict=True)))
-        labels = text["category_id"].map(dict(zip(names["id"], names["name"], strict=True)))
-        table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
-        table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
-        table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
-        table = boxes.with_covering_boxes(table, sides)
-        if "problem" in table:
-            table["problem"] = places + table["problem"]
-        if unlabelled := len(images) - table["path"][samples.usable(table)].nunique():
-            log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
-        table = boxes.crops(table, self.objects, self.margin)
-        return table.assign(split=part) if part else table
+        text, by_id = text.loc[table.index], images.set_index("id")
+        paths = text["image_id"].map(by_id["path"])
+        labels = text["category_id"].map(names.set_index("id")["name"])
+        rows = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
+        rows = samples.mark(rows, paths.isna(), "no image has the image_id " + text["image_id"])
+        rows = samples.mark(rows, labels.isna(), "no category has the category_id " + text["category_id"])
+        rows["place"] = "annotations[" + table.index.astype("str") + f"] of {file.name}: "
+        rows[BOX] = np.array([_numbers(box or [0] * 4, 4) for box in table["bbox"]], float).reshape(-1, 4)
+        rows[SIZE] = by_id[SIZE].reindex(text["image_id"]).to_numpy()
+        idle = idle[["path", *SIZE]].assign(label="", place="", **dict.fromkeys(BOX, 0.0))
+        rows = pd.concat([rows, idle], ignore_index=True)
+        return rows.assign(split=part) if part else rows
 
 
 def _entries(content: Any, key: str, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -121,11 +140,14 @@ def _entries(content: Any, key: str, required: Sequence[str], optional: Sequence
     return table.astype(dict.fromkeys(required, "str"))
 
 
-def _corners(box: Any) -> list[float]:
-    """COCO's x, y, width, height as x1, y1, x2, y2; nan where it is not four numbers."""
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-        return [np.nan] * 4
-    with suppress(OverflowError):  # an integer of hundreds of digits
-        x, y, width, height = map(float, box)
-        return [x, y, x + width, y + height]
-    return [np.nan] * 4
+def _ids(numbers: pd.Series) -> pd.Series:
+    """Ids as text: 1.0, as tools that pass them through a table write, is 1."""
+    return numbers.str.replace(r"^(-?\d+)\.0$", r"\1", regex=True) if numbers.str.endswith(".0").any() else numbers
+
+
+def _numbers(values: Any, count: int) -> list[float]:
+    """So many floats; nan where these are not so many numbers."""
+    if isinstance(values, list) and len(values) == count:
+        with suppress(OverflowError, TypeError, ValueError):  # an integer of hundreds of digits, null, a word
+            return [float(value) for value in values]
+    return [np.nan] * count

@@ -17,7 +17,7 @@ from classifier.data.cache import cached, stored_pixels
 from classifier.data.check import check_images, kinds, refuse
 from classifier.data.copies import group_augmented, group_copies, warn_of_leaks
 from classifier.data.image import Box, Picture
-from classifier.data.samples import SPLITS, usable, with_labels
+from classifier.data.samples import BOX, SPLITS, usable, with_labels
 from classifier.data.split import Splitting, grouped, read_split
 from classifier.data.transforms import EpochAugmentation, Preprocessing, sides, train_sizes
 from classifier.errors import UserError, did_you_mean, require_choice, require_flag, require_whole
@@ -64,7 +64,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         samples: The table of all usable samples, after `setup`; see `classifier.data.samples`.
         skipped: `path` and `problem` of those that were left out.
         test_split: The part that testing reads; `all` for everything.
-        margin: By which boxes were grown on each side, as a share of their sides.
+        margin: By which boxes are grown on each side, as a share of their sides.
     """
 
     samples: pd.DataFrame
@@ -186,7 +186,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         table = self.read()
         # by a copy without loaders: one that held itself would be freed late, and its reading processes with it
         reader = copy.copy(self).read_images
-        table = check_images(table, loader.Images.of(table, self.root, reader), self.check, self.cache_dir, self.margin)
+        files = loader.Images.of(table.drop(columns=BOX, errors="ignore"), self.root, reader)  # boxes are no pixels yet
+        table = check_images(table, files, self.check, self.cache_dir, self.margin)
         good = usable(table)
         skipped = table.reindex(columns=["path", "problem"])[~good].drop_duplicates(ignore_index=True)
         if len(skipped) and self.on_error == "raise":

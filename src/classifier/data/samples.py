@@ -4,7 +4,10 @@ Its columns, on a RangeIndex:
 
 - `path`: text, relative to the data folder with forward slashes; a mere name where images are not files.
 - `label`: class name; text, or a Categorical whose categories are all classes in their order.
-- `x1`, `y1`, `x2`, `y2`: int32 box in stored pixels, half-open; only where samples are boxes.
+- `x1`, `y1`, `x2`, `y2`: int32 box in stored pixels, half-open; only where samples are boxes. As they are listed, they
+  may be float64 as annotated, with NA for the whole image; the check makes pixels of them (`boxes.in_pixels`).
+- `width`, `height`: float64, what such a box refers to: the image's size in pixels that the annotation states, 1 where
+  it is in fractions of the upright image, NA for the image's own size. Optional, and gone after the check.
 - `split`: "train", "val" or "test"; NA where nothing is prescribed. Optional.
 - `group`: samples of one group stay on one side of a split; NA is a group of its own. Optional.
 - `item`: int64, what `read_images` is asked for; only where images are not files.

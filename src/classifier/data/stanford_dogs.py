@@ -53,6 +53,7 @@ class StanfordDogsDataModule(AnnotationCropDataModule):
         **settings: Any,
     ) -> None:
         settings |= {"images": "Images", "annotations": "Annotation", "class_from": "folder", "objects": objects}
+        settings |= {"scale_boxes": False}  # its boxes are of the images as they are
         super().__init__(root, **settings)
         self.download = download
         self.url = url.rstrip("/")

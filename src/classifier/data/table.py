@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import boxes, samples
+from classifier.data import samples
+from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.class_names import EMPTY, require_labels
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import EXTENSIONS, inside, mark_unusable, require_folder, sub_folder
 from classifier.data.table_file import read_rows
-from classifier.errors import UserError, as_typed, require_choice, require_flag
+from classifier.errors import UserError, as_typed, require_flag
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ class TableDataModule(ClassificationDataModule):
         encoding: Of the text, such as cp949 or windows-1252; None for UTF-8 (and UTF-16 that says so).
         path_column, label_column: Names of columns.
         any_label: Whether each text is a class, however odd: `nan`, lists, numbers of which each row has its own.
-        box_columns: Names of four columns with the numbers of a box, in stored pixels; a line is then a sample of its
-            own. Fractions are widened to whole pixels.
-        box_format: `xyxy` for x1, y1, x2, y2, half-open; `xywh` for x1, y1, width, height.
+        box_columns: Names of four columns with the numbers of a box; a line is then a sample of its own. Boxes are
+            widened to whole pixels. Lines with nothing there are images without an object.
+        size_columns: Names of two columns with the width and height of the image that the boxes were drawn on.
+        box_format, box_unit, negatives: See `BoxReading`.
         split_column: Column that says train, val (or valid, validation) or test.
         group_column: Lines of the same text there, such as a patient, stay on one side of the split.
         path_prefix: Taken off the paths, such as /kaggle/input/pets/ of the machine that the table was made on.
@@ -53,7 +55,10 @@ class TableDataModule(ClassificationDataModule):
         label_column: str | int = "label",
         any_label: bool = False,
         box_columns: Sequence[str] | None = None,
+        size_columns: Sequence[str] | None = None,
         box_format: str = "xyxy",
+        box_unit: str = "pixel",
+        negatives: str | None = None,
         split_column: str | None = None,
         group_column: str | None = None,
         path_prefix: str | None = None,
@@ -62,17 +67,15 @@ class TableDataModule(ClassificationDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(Path(table).parent if root is None else root, **settings)
-        require_choice("data.box_format", box_format, ("xyxy", "xywh"))
-        if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
-            raise UserError(f"data.box_columns={as_typed(box_columns)}: use four, such as [xmin,ymin,xmax,ymax]")
         require_flag("data.header", header)
         require_flag("data.any_label", any_label)
         self.header, self.encoding, self.any_label = header, encoding, any_label
+        self.boxes = BoxReading(box_format=box_format, box_unit=box_unit, negatives=negatives)
+        corners = _named("box_columns", samples.BOX, box_columns, "[xmin,ymin,xmax,ymax]")
+        corners |= _named("size_columns", SIZE, size_columns, "[width,height]")
         self.table = Path(table).expanduser()
-        corners = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
         named = {"path": path_column, "label": label_column, **corners, "split": split_column, "group": group_column}
         self.columns = {key: str(column) for key, column in named.items() if column is not None}
-        self.box_format = box_format
         self.path_prefix = path_prefix and path_prefix.replace("\\", "/").rstrip("/") + "/"
         self.images = sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
@@ -88,7 +91,8 @@ class TableDataModule(ClassificationDataModule):
         try:
             table = read_rows(file, self.columns, header=self.header, encoding=self.encoding or "")
         except (OSError, ValueError) as error:
-            keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
+            several = dict.fromkeys(samples.BOX, "box_columns") | dict.fromkeys(SIZE, "size_columns")
+            keys = ["table", *(several.get(key, f"{key}_column") for key in self.columns)]
             ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
             if isinstance(error.__cause__, (UnicodeError, LookupError)):
                 ways += ", or data.encoding=cp949 (gb18030, shift_jis, windows-1252: the one that it was saved in)"
@@ -97,6 +101,12 @@ class TableDataModule(ClassificationDataModule):
                 ways += ", where each class has a column task=multi_label data.label_columns=[...]"
             raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
+        if "x1" in table:
+            numbers = _numbers(table.reindex(columns=[*samples.BOX, *SIZE]))
+            blank = np.isnan(numbers[:, :4]).all(axis=1)
+            blank[blank] = table.loc[blank, samples.BOX].isin(["", "nan", "NaN", "NA", "null", "None"]).all(axis=1)
+            numbers[blank, :4] = 0
+            table = self.boxes.read(table.assign(**dict(zip([*samples.BOX, *SIZE], numbers.T, strict=True))))
         for key in ("path", "label"):
             table = samples.mark(table, table[key] == "", f"no {key}")
         if not self.any_label:
@@ -125,14 +135,6 @@ class TableDataModule(ClassificationDataModule):
             table = samples.mark(table, parts.isna(), "the part '" + table["split"] + known).assign(split=parts)
         if "group" in table:
             table["group"] = table["group"].where(table["group"] != "")
-        if "x1" in table:
-            try:  # ten times as fast
-                sides = np.array(table[samples.BOX].astype(float))
-            except ValueError:
-                sides = np.array(table[samples.BOX].apply(pd.to_numeric, errors="coerce"), float)
-            if self.box_format == "xywh":
-                sides[:, 2:] += sides[:, :2]
-            table = boxes.with_covering_boxes(table, sides)
         place = ["path", *(side for side in samples.BOX if side in table)]
         good = table[samples.usable(table)]
         repeated = good.index[good.duplicated([*place, "label", *({"split"} & {*table})])]
@@ -154,3 +156,18 @@ class TableDataModule(ClassificationDataModule):
         parts = path.split("/")
         ends = ("/".join(parts[cut:]) for cut in range(len(parts)))
         return next((path[: -len(end)] for end in ends if end and isfile(self.root / self.images / end)), "")  # noqa: PTH113
+
+
+def _named(key: str, names: Sequence[str], columns: Sequence[str] | None, example: str) -> dict[str, str]:
+    """Name -> the column that data.`key` gives it."""
+    if columns is not None and (isinstance(columns, str) or len(columns) != len(names)):
+        raise UserError(f"data.{key}={as_typed(columns)}: use {len(names)} columns, such as {example}")
+    return dict(zip(names, columns or (), strict=columns is not None))
+
+
+def _numbers(cells: pd.DataFrame) -> np.ndarray:
+    """float64, with nan for what is no number."""
+    try:  # ten times as fast
+        return np.array(cells.replace("", "nan").astype(float))
+    except ValueError:
+        return np.array(cells.apply(pd.to_numeric, errors="coerce"), float)

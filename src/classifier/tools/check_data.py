@@ -11,6 +11,8 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.boxes import in_pixels
+from classifier.data.check import headers
 from classifier.data.copies import all_facts, near_duplicates
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, readable, usable
@@ -82,6 +84,9 @@ def check_data(config: DictConfig) -> int:
         require_outside(Path(config.json), datamodule.root, key="json")
         require_writable(Path(config.json), key="json")
     listed = datamodule.read()
+    if BOX[0] in listed:
+        images = Images.of(listed.drop(columns=BOX), datamodule.root, datamodule.read_images)
+        listed = in_pixels(listed, headers(listed, images, cache_dir=datamodule.cache_dir), datamodule.margin)
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
     table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule)
     counts = class_counts(table[table["usable"]])
