@@ -43,6 +43,8 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
     try:
         picture = Path(picture) if isinstance(picture, str) else picture
         if isinstance(picture, Path):
+            if picture.exists() and not picture.is_file():  # a pipe would be waited for
+                return _unusable("unreadable", "no regular file")
             content = picture.read_bytes()
             if not content:
                 return _unusable("empty file", "0 bytes")
