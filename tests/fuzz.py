@@ -104,7 +104,7 @@ def reshaped(random: Random, tree: Any) -> Any:
 def recast(random: Random, array: np.ndarray) -> np.ndarray:
     """An array of another type or shape, or with other values."""
     kind = random.choice(("?", "b", "u1", "u2", ">i4", "i8", "u8", "f2", "f8", "c16", "O", "U", "S", "M8[s]", "m8[s]"))
-    value = random.choice((np.nan, -1, 2**62, 1e300, "\ud800", "", b"\xff", None))
+    value: Any = random.choice((np.nan, -1, 2**62, 1e300, "\ud800", "", b"\xff", None))
     shape = random.choice((-1, (1, -1), (-1, 1), (*array.shape, 1), (*array.shape[::-1],)))
     changes: list[Callable[[], np.ndarray]] = [
         lambda: array.astype(kind), lambda: array.reshape(shape), lambda: array.astype([("a", array.dtype)]),
@@ -274,7 +274,8 @@ def read_run(file: Path, random: Random) -> None:
         attempt(lambda: runs.require_changeable(stored, CONFIG), lambda: runs.require_changeable(CONFIG, stored))
 
     attempt(resume, lambda: runs.find_run("latest", logs), lambda: runs.find_same_run(["seed=0"], logs, None))
-    attempt(lambda: compare(logs, **random.choice([{}, {"csv": "-"}, {"over": ["seed"]}])))
+    options: list[dict[str, Any]] = [{}, {"csv": "-"}, {"over": ["seed"]}]
+    attempt(lambda: compare(logs, **random.choice(options)))
 
 
 CORNERS = ["x1", "y1", "x2", "y2"]

@@ -110,7 +110,7 @@ def check_data(config: DictConfig) -> int:
     if not refusals:
         found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
-    values = {**config, "min_side": min_side, "image_size": width if width == height else f"[{height},{width}]"}
+    values = {**plain(config), "min_side": min_side, "image_size": width if width == height else f"[{height},{width}]"}
     kinds: list[dict[str, Any]] = [
         {"kind": kind, "severity": severity, "meaning": meaning.format(**values), "advice": advice,
          "number": len(items), "items": items}
