@@ -53,11 +53,7 @@ KINDS = {
     "alike in two parts": ("warning", "nearly equal images in training and in evaluation", TOGETHER),
     "missing class": ("warning", "a part of the data has none of its images", ""),
     "few images": ("warning", "the class has fewer than {min_per_class} (min_per_class)", ""),
-    "imbalance": (
-        "warning",
-        "over {max_imbalance} times the images of another (max_imbalance)",
-        "data.sampler=balanced",
-    ),
+    "imbalance": ("warning", "over {max_imbalance} times as many as another (max_imbalance)", "data.sampler=balanced"),
     "alike": ("info", "nearly equal images of one class, in one part", ""),
     "enlarged": ("info", "smaller than data.image_size={image_size}", ""),
     "turned by EXIF": ("info", "turned upright in reading", ""),
@@ -298,8 +294,9 @@ def findings_lines(found: list[dict[str, Any]]) -> list[str]:
     for kind in found:
         causes: dict[str, list[dict[str, Any]]] = {}
         for item in kind["items"]:
-            cause = cause_of(item["detail"]) if kind["kind"] in BY_CAUSE else kind["meaning"]
-            causes.setdefault(cause, []).append(item)
+            causes.setdefault(cause_of(item["detail"]) if kind["kind"] in BY_CAUSE else kind["meaning"], []).append(
+                item
+            )
         for cause, items in sorted(causes.items(), key=lambda pair: -len(pair[1])):
             advice = f"; {kind['advice']}" if kind["advice"] else ""
             head = f"{SEVERITIES[kind['severity']]:8} {len(items):8,}  {kind['kind']}: {cause}{advice}"
