@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.photos import photo
-from classifier.data import ArrayDataModule
+from classifier.data import ArrayDataModule, copies
 from classifier.data.image import PillowImage, decode, everything
 from classifier.data.image_facts import THUMBNAIL, image_facts
 from classifier.tools.check_data import KINDS, duplicate_findings, near_duplicate_findings, read_all
@@ -130,7 +130,16 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert details["train/cat/c.jpg"] == "train and test"
     assert details["train/cat/png.jpg"] == "PNG content"
     assert details["train/cat/tiny.jpg"] == "12x80"
-    assert all(kind in result.out for kind in planted)
+    assert all(kind in result.out for kind in (*planted, "(min_side)", "data.on_error=skip", "data.sampler=balanced"))
+    assert max(len(line) for line in result.out.partition("severity")[2].splitlines() if str(root) not in line) <= 80
+    shutil.move(root / "val" / "owl", root / "val" / "newt")
+    before = files(root)
+    result = check(root)
+    assert (result.code, files(root)) == (2, before)
+    assert "newt" in result.err
+    (refused,) = (kind["items"] for kind in report(root)["found"] if kind["kind"] == "refused")
+    assert "newt" in refused[0]["detail"]
+    assert all(found(root)[kind] == planted[kind] for kind in ("empty file", "truncated", "unreadable", "palette"))
 
 
 def test_nothing_is_found_in_a_clean_set(tmp_path: Path) -> None:
@@ -166,6 +175,25 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert result.code == 3
     assert "[red]x[red].jpg" in result.out
     assert {r"a/\xff.jpg"} in found(root)["unusable annotation"]
+
+
+def test_problems_are_counted_by_their_cause(tmp_path: Path) -> None:
+    root = generate.table(tmp_path / "photos", per_class=12)
+    lines = (root / "labels.csv").read_text().splitlines()
+    lines += [*(f"{name},red" for name in ("a.jpg", "b 1.jpg", "c.png", "../../d.jpg")), "0000.jpg,blue,more", "1.jpg"]
+    (root / "labels.csv").write_text("\n".join(lines))
+    table = ("data.table=labels.csv", "data.path_column=file_name", "data.images=images")
+    result = check(root, *table, data="table")
+    heads = [line.split(maxsplit=2)[:2] for line in result.out.splitlines() if line.startswith("error")]
+    assert heads == [["error", "3"], ["error", "2"], ["error", "1"]]
+    assert len(found(root)["unusable annotation"]) == report(root)["error"] == 6
+    (root / "split.csv").write_text("path,split\ngone.jpg,train")
+    result = check(root, *table, f"data.split_file={root / 'split.csv'}", data="table")
+    assert (result.code, report(root)["usable"]) == (2, 36)
+    assert "data.split_file" in result.err
+    (root / "labels.csv").write_text("file_name,label\n0000.jpg,\n")
+    assert check(root, *table, data="table").code == 3
+    assert report(root)["samples"] == 0
 
 
 def test_boxes(tmp_path: Path) -> None:
@@ -230,7 +258,7 @@ def test_images_that_are_not_files(tmp_path: Path, caplog: pytest.LogCaptureFixt
     np.save(tmp_path / "X_train.npy", np.concatenate([images, images[:1], images[1:2] // 2 + 20]))
     np.save(tmp_path / "Y_train.npy", np.array(["a"] * 6 + ["b"] * 2))
     datamodule = ArrayDataModule(tmp_path, val_fraction=0.0, test_fraction=0.0)
-    table, thumbnails = read_all(datamodule.read(), datamodule)
+    table, thumbnails = read_all(datamodule.read(), datamodule, [])
     assert duplicate_findings(table) == [("same, other class", ["X_train/00000", "X_train/00006"], "a or b")]
     alike = near_duplicate_findings(table, thumbnails, most=8)
     assert alike == [("alike, other class", ["X_train/00001", "X_train/00007"], "a or b")]
@@ -253,20 +281,25 @@ def test_a_split_file_decides_what_is_a_leak(tmp_path: Path) -> None:
     assert found(root)["missing class"] == [{"blue"}]
 
 
-def test_leaks_are_mended_by_what_is_advised(tmp_path: Path) -> None:
+def test_leaks_are_mended_by_what_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = generate.image_folder(tmp_path / "photos", classes=("blue", "red"), per_class=12)
     for number in range(12):
         shutil.copy(root / "red" / f"{number:03d}.jpg", root / "red" / f"copy{number}.jpg")
     assert "data.group_duplicates=true" in check(root).out
     assert "same in two parts" in found(root)
+    read: list[object] = []
+    monkeypatch.setattr(copies, "image_facts", lambda *one: read.append(one) or image_facts(*one))  # type: ignore[func-returns-value]
     check(root, "data.group_duplicates=true")
+    assert len(read) == 36
     assert len(found(root)["same twice"]) == 12
     assert "same in two parts" not in found(root)
 
 
 def test_one_class(tmp_path: Path) -> None:
     root = generate.image_folder(tmp_path / "photos", classes=("red",), per_class=12)
-    assert check(root).code == 3
+    result = check(root)
+    assert result.code == 3
+    assert "12 images in 1 class, 1 error, 12 notes" in result.out
     assert found(root)["one class"] == [{"red"}]
 
 

@@ -144,7 +144,7 @@ class ArrayFiles:
             array: np.ndarray = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
             array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
             if array.dtype.kind == "U":
-                "".join(array.ravel().tolist()).encode()  # raises on what is no text
+                "".join(array.ravel().tolist()).encode().decode()  # raises on what is no text
             return array
         except UserError:
             raise

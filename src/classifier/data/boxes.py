@@ -128,10 +128,12 @@ def in_pixels(table: pd.DataFrame, found: pd.DataFrame, margin: float = 0.0) -> 
     Args:
         table: With boxes as annotated, or int32 in stored pixels already.
         found: `width` and `height` of each row's image as stored, 0 where it cannot be read, and its `orientation`.
-        margin: Added on each side, as a fraction of the box's width and height; boxes may then leave the image.
+        margin: Added on each side of boxes as annotated, as a fraction of their width and height; they may then leave
+            the image.
     """
     numbers = table[BOX].to_numpy(float)
-    if table["x1"].dtype.kind == "f":
+    annotated = table["x1"].dtype.kind == "f"
+    if annotated:
         good, orientation = usable(table) & (found["width"] > 0).to_numpy(), found["orientation"].to_numpy()
         exchanged, stored = np.isin(orientation, TRANSPOSED), found[SIZE].to_numpy(float)
         upright = np.where(exchanged[:, None], stored[:, ::-1], stored)
@@ -168,7 +170,7 @@ def in_pixels(table: pd.DataFrame, found: pd.DataFrame, margin: float = 0.0) -> 
     near = np.clip(np.nan_to_num(numbers), -FAR, FAR)
     low, high = np.floor(near[:, :2] + SNAP), np.ceil(near[:, 2:] - SNAP)
     high = np.where(near[:, 2:] > near[:, :2], np.maximum(high, low + 1), high)
-    more = np.round((high - low) * margin)
+    more = np.round((high - low) * margin * annotated)
     edges = np.hstack([low - more, high + more]).astype(np.int32)
     return table.assign(**dict(zip(BOX, edges.T, strict=True)))
 

@@ -65,9 +65,15 @@ def all_facts(table: pd.DataFrame, images: Images) -> tuple[pd.DataFrame, np.nda
     return known.assign(image=numbers, side_x=side_x, side_y=side_y), inside, thumbnails
 
 
-def group_copies(table: pd.DataFrame, images: Images) -> pd.DataFrame:
-    """`table` with the samples of equal and nearly equal images in one group, joined with the groups that it has."""
-    known, _, thumbnails = all_facts(table, images)
+def group_copies(
+    table: pd.DataFrame, images: Images, facts: tuple[pd.DataFrame, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """`table` with the samples of equal and nearly equal images in one group, joined with the groups that it has.
+
+    Args:
+        facts: What is known of each sample, and the thumbnails, as of `all_facts`, if the images were read already.
+    """
+    known, thumbnails = facts or all_facts(table, images)[::2]
     equal = known.groupby(known["digest"].where(known["digest"] != b"")).indices.values()
     sets = [rows for rows in [*equal, *near_duplicates(known, thumbnails)] if known["image"].iloc[rows].nunique() > 1]
     log.info("data.group_duplicates=true: %d samples are copies, in %d sets", sum(map(len, sets)), len(sets))

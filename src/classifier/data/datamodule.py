@@ -221,15 +221,18 @@ class ClassificationDataModule(pl.LightningDataModule):
             table = grouped(table, str(self.group_pattern))
         return with_labels(group_augmented(table), self.given_classes, f"{self.root} has the class")
 
-    def divide(self, table: pd.DataFrame) -> pd.DataFrame:
+    def divide(self, table: pd.DataFrame, facts: tuple[pd.DataFrame, np.ndarray] | None = None) -> pd.DataFrame:
         """`table` with the parts that training gives to these samples, some or all of the usable ones of `read`.
+
+        Args:
+            facts: See `group_copies`.
 
         Raises:
             UserError: The split file does not fit them, or there are too few.
         """
         require_flag("data.group_duplicates", self.group_duplicates)
         if self.group_duplicates and self.split_file is None:
-            table = group_copies(table, loader.Images.of(table, self.root, self.read_images))
+            table = group_copies(table, loader.Images.of(table, self.root, self.read_images), facts)
         if self.split_file is not None:
             parts = self.splitting.limited(table, read_split(Path(self.split_file), table))
         else:

@@ -2,8 +2,11 @@
 
 import json
 import logging
+import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 import numpy as np
@@ -12,52 +15,56 @@ from omegaconf import DictConfig
 
 from classifier.data import ClassificationDataModule, build_datamodule
 from classifier.data.boxes import in_pixels
-from classifier.data.check import headers
+from classifier.data.check import check_images, headers
 from classifier.data.copies import all_facts, near_duplicates
+from classifier.data.listing import is_image, list_files
 from classifier.data.loader import Images
-from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, readable, usable
-from classifier.errors import require_flag, require_number
+from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, list_paths, readable, usable
+from classifier.errors import UserError, require_flag, require_number
 from classifier.files import require_outside, require_writable, whole_file
 from classifier.runs import plain
-from classifier.tools.data import class_counts, class_table
+from classifier.tools.data import class_counts, class_table, counted
 
 log = logging.getLogger(__name__)
 
+SKIP = "data.on_error=skip leaves it out"
 TOGETHER = "data.group_duplicates=true keeps copies on one side, where the data has no parts of its own"
-# What can be found: its severity and what it means. An error stops or falsifies a training, a warning deserves a look,
-# an info is handled in reading. In the order of the report.
+# What can be found: its severity, what it means, and what mends it or passes over it. An error stops or falsifies a
+# training, a warning deserves a look, a note is handled in reading. In the order of the report.
 KINDS = {
-    "empty file": ("error", "it has no bytes"),
-    "truncated": ("error", "the file was cut off"),
-    "unreadable": ("error", "not an image, a damaged one, or a file that cannot be opened"),
-    "too many pixels": ("error", "decoding is refused, as it could take all memory"),
-    "unusable annotation": ("error", "training refuses it as well"),
-    "box outside": ("error", "no part of the box lies in the image"),
-    "same, other class": ("error", "equal images with different labels"),
-    "same in two parts": ("error", f"equal images in training and in evaluation falsify its score: {TOGETHER}"),
-    "divided group": ("error", "one group in two prescribed parts"),
-    "one class": ("error", "a classifier needs at least two"),
-    "untrained class": ("error", "the class has no training images"),
-    "wrong extension": ("warning", "the content has another format than the name says"),
-    "several frames": ("warning", "only the first one is read"),
-    "tiny": ("warning", "a side has fewer pixels than min_side"),
-    "huge": ("warning", "more pixels than max_pixels: slow to decode"),
-    "box cut": ("warning", "the box reaches over the edge of the image, and is cut there"),
-    "same twice": ("warning", "equal images of one class, in one part"),
-    "alike, other class": ("warning", "nearly equal images with different labels"),
-    "alike in two parts": ("warning", f"nearly equal images in training and in evaluation: {TOGETHER}"),
-    "missing class": ("warning", "a part of the data has none of its images"),
-    "few images": ("warning", "the class has fewer than min_per_class"),
-    "imbalance": ("warning", "the largest class has over max_imbalance times the images of the smallest"),
-    "alike": ("info", "nearly equal images of one class, in one part"),
-    "enlarged": ("info", "smaller than data.image_size"),
-    "turned by EXIF": ("info", "turned upright in reading"),
-    "16 bits": ("info", "scaled to 8 bits in reading"),
-    "CMYK": ("info", "converted to RGB in reading"),
-    "palette": ("info", "converted to RGB in reading"),
-    "transparency": ("info", "laid on white in reading"),
+    "refused": ("error", "training does not begin", ""),
+    "empty file": ("error", "it has no bytes", SKIP),
+    "truncated": ("error", "the file was cut off", SKIP),
+    "unreadable": ("error", "not an image, a damaged one, or a file that cannot be opened", SKIP),
+    "too many pixels": ("error", "decoding is refused, as it could take all memory", SKIP),
+    "unusable annotation": ("error", "training refuses it as well", SKIP),
+    "box outside": ("error", "no part of the box lies in the image", SKIP),
+    "same, other class": ("error", "equal images with different labels", "remove the wrong ones"),
+    "same in two parts": ("error", "equal images in training and in evaluation falsify its score", TOGETHER),
+    "divided group": ("error", "one group in two prescribed parts", "data.split_file=... divides otherwise"),
+    "one class": ("error", "a classifier needs at least two", "data.root=... names another folder"),
+    "untrained class": ("error", "the class has no training images", "add some, or remove the class"),
+    "wrong extension": ("warning", "the content has another format than the name says", ""),
+    "several frames": ("warning", "only the first one is read", ""),
+    "tiny": ("warning", "a side under {min_side:g} pixels (min_side)", ""),
+    "huge": ("warning", "over {max_pixels:,} pixels (max_pixels), slow to decode", "data.cache=disk does it once"),
+    "box cut": ("warning", "the box reaches over the edge of the image, and is cut there", ""),
+    "same twice": ("warning", "equal images of one class, in one part", "remove all but one"),
+    "alike, other class": ("warning", "nearly equal images with different labels", "remove the wrong ones"),
+    "alike in two parts": ("warning", "nearly equal images in training and in evaluation", TOGETHER),
+    "missing class": ("warning", "a part of the data has none of its images", ""),
+    "few images": ("warning", "the class has fewer than {min_per_class} (min_per_class)", ""),
+    "imbalance": ("warning", "over {max_imbalance} times as many as another (max_imbalance)", "data.sampler=balanced"),
+    "alike": ("info", "nearly equal images of one class, in one part", ""),
+    "enlarged": ("info", "smaller than data.image_size={image_size}", ""),
+    "turned by EXIF": ("info", "turned upright in reading", ""),
+    "16 bits": ("info", "scaled to 8 bits in reading", ""),
+    "CMYK": ("info", "converted to RGB in reading", ""),
+    "palette": ("info", "converted to RGB in reading", ""),
+    "transparency": ("info", "laid on white in reading", ""),
 }
-SEVERITIES = ("error", "warning", "info")
+BY_CAUSE = ("unreadable", "unusable annotation")  # of these, each cause has a line of its own
+SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}  # in the file -> as printed
 EXAMPLES = 3  # of each kind, and names of each example
 
 Finding = tuple[str, list[str], str]
@@ -83,29 +90,33 @@ def check_data(config: DictConfig) -> int:
     if config.json is not None:
         require_outside(Path(config.json), datamodule.root, key="json")
         require_writable(Path(config.json), key="json")
-    listed = datamodule.read()
+    listed, refusals = list_all(datamodule)
     if BOX[0] in listed:
         images = Images.of(listed.drop(columns=BOX), datamodule.root, datamodule.read_images)
         listed = in_pixels(listed, headers(listed, images, cache_dir=datamodule.cache_dir), datamodule.margin)
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
-    table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule)
+    table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule, refusals)
     counts = class_counts(table[table["usable"]])
     height, width = datamodule.preprocessing.image_size
     # pictures that are meant to be small, such as digits, are read small
     min_side = min(16, min(height, width) / 2) if config.min_side is None else config.min_side
-    found: list[Finding] = [("unusable annotation", [name], problem) for name, problem in problems.to_numpy()]
+    found: list[Finding] = [("refused", [readable(str(datamodule.root))], str(error)) for error in refusals]
+    found += [("unusable annotation", [name], problem) for name, problem in problems.to_numpy()]
     found += image_findings(table, (height, width), min_side, config.max_pixels, datamodule.margin > 0)
     found += duplicate_findings(table)
     if config.near_duplicates is not False:
         # comparing all pairs of 200,000 samples takes two minutes on two cores
         found += near_duplicate_findings(table, thumbnails, None if config.near_duplicates else 200_000)
-    found += class_findings(counts, config.min_per_class, config.max_imbalance)
+    if not refusals:
+        found += class_findings(counts, config.min_per_class, config.max_imbalance)
     found += group_findings(table)
+    values = {**plain(config), "min_side": min_side, "image_size": width if width == height else f"[{height},{width}]"}
     kinds: list[dict[str, Any]] = [
-        {"kind": kind, "severity": severity, "meaning": meaning, "number": len(items), "items": items}
-        for kind, (severity, meaning) in KINDS.items()
+        {"kind": kind, "severity": severity, "meaning": meaning.format(**values), "advice": advice,
+         "number": len(items), "items": items}
+        for kind, (severity, meaning, advice) in KINDS.items()
         if (items := [{"names": names, "detail": detail} for of_kind, names, detail in found if of_kind == kind])
-    ]
+    ]  # fmt: skip
     report = {
         "root": readable(str(datamodule.root)),
         "samples": len(table),
@@ -114,34 +125,66 @@ def check_data(config: DictConfig) -> int:
         "classes": counts.to_dict("index"),
         "found": kinds,
     }
-    print(class_table(counts))
-    print_findings(kinds)
-    what = f"{len(table):,} {'boxes' if BOX[0] in table else 'images'} in {len(counts)} classes"
-    numbers = [f"{report[word]:,} {word}{'s' * (report[word] > 1)}" for word in SEVERITIES if report[word]]
-    print(f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}")
+    what = f"{counted(len(table), 'box' if BOX[0] in table else 'image')} in {counted(len(counts), 'class')}"
+    numbers = [counted(report[word], shown) for word, shown in SEVERITIES.items() if report[word]]
+    summary = f"{report['root']}: {what}, {', '.join(numbers) or 'nothing found'}"
+    print(class_table(counts), *findings_lines(kinds), summary, sep="\n")
     if config.json is not None:
         with whole_file(Path(config.json), key="json") as scratch:
             scratch.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if refusals:
+        raise refusals[0]
     return 3 if report["error"] or (config.strict and report["warning"]) else 0
 
 
-def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, np.ndarray]:
+def list_all(datamodule: ClassificationDataModule) -> tuple[pd.DataFrame, list[UserError]]:
+    """The samples, or where they cannot be listed all images below the root; and why they cannot be.
+
+    Raises:
+        UserError: There is no image either.
+    """
+    refusals: list[UserError] = []
+    for listing in (datamodule.read, datamodule.list_samples):
+        try:
+            table = listing()
+            return table.assign(label=table["label"].astype("category")), refusals
+        except UserError as error:
+            refusals = [*refusals, error][:1]
+    paths = [path for path in list_files(datamodule.root) if is_image(path)]
+    if not paths:
+        raise refusals[0]
+    return list_paths(paths, pd.Categorical(["not known"] * len(paths))), refusals
+
+
+def read_all(
+    samples: pd.DataFrame, datamodule: ClassificationDataModule, refusals: list[UserError]
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every image, on all cores.
+
+    Args:
+        refusals: Why training refuses the samples. If it is empty, they are divided; why they cannot be is added.
 
     Returns:
         `samples` with the part of each sample that training would use as `split`, and more columns: `name` (the path,
         and the box), `usable`; `side_x`, `side_y` in pixels, of what lies in the image; of the image its number
         `image`, and `width`, `height`, `notes` and `digest` as in `Facts`. And thumbnails, uint8 (N, 16, 16).
     """
-    boxes = boxes_of(samples)
-    known, inside, thumbnails = all_facts(samples, Images.of(samples, datamodule.root, datamodule.read_images))
+    boxes, images = boxes_of(samples), Images.of(samples, datamodule.root, datamodule.read_images)
+    # what only the quick check of a training knows
+    checked = check_images(samples, images, "quick", datamodule.cache_dir, datamodule.margin).get("problem")
+    known, inside, thumbnails = all_facts(samples, images)
     rows = (known[["side_x", "side_y"]] > 0).all(axis=1).to_numpy()
     shown = "" if boxes is None else [f" {tuple(box)}" for box in boxes.tolist()]
-    table = samples.join(known).assign(name=samples["path"] + shown, usable=rows, split=np.nan)
-    if rows.any():
+    table = samples.join(known).assign(name=samples["path"] + shown, usable=rows, problem=checked)
+    table = table if refusals and "split" in table else table.assign(split=np.nan)
+    if rows.any() and not refusals:
         cut = {} if boxes is None else dict(zip(BOX, inside[rows].astype(np.int32).T, strict=True))
         taken = samples[rows].assign(**cut).reset_index(drop=True)
-        table["split"] = datamodule.divide(taken)["split"].set_axis(table.index[rows]).reindex(table.index)
+        try:
+            parts = datamodule.divide(taken, facts=(known[rows].reset_index(drop=True), thumbnails[rows]))["split"]
+            table["split"] = parts.set_axis(table.index[rows]).reindex(table.index)
+        except UserError as error:
+            refusals.append(error)
     return table, thumbnails
 
 
@@ -164,6 +207,7 @@ def image_findings(
     def add(kind: str, rows: pd.Series, details: pd.Series, names: str = "name") -> None:
         found.extend((kind, [name], detail) for name, detail in zip(table.loc[rows, names], details[rows], strict=True))
 
+    add("unusable annotation", table["usable"] & table["problem"].notna(), table["problem"])
     add("huge", ~table["image"].duplicated() & (table["width"] * table["height"] > max_pixels), size, "path")
     if BOX[0] in table:
         add("box outside", ~table["usable"], "image of " + size)
@@ -239,11 +283,31 @@ def group_findings(table: pd.DataFrame) -> list[Finding]:
     return [("divided group", rows["name"].tolist(), " and ".join(_parts(rows["split"]))) for rows in groups]
 
 
-def print_findings(found: list[dict[str, Any]]) -> None:
-    """Print each kind of finding, the worst first, with its number and its first examples."""
-    for of_kind in found:
-        print(f"{of_kind['severity']:8} {of_kind['number']:6,}  {of_kind['kind']}: {of_kind['meaning']}")
-        for item in of_kind["items"][:EXAMPLES]:
-            more = len(item["names"]) - EXAMPLES
-            names = " = ".join(item["names"][:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
-            print(f"{'':17}{names}{': ' * bool(item['detail'])}{item['detail']}")
+def cause_of(problem: str) -> str:
+    """A problem without its place, and without the names and numbers that another of its kind would not have."""
+    text = re.sub(r"^(?:line \d+|\w+\[\d+\]) of .*?: ", "", problem)
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\([^()]*\)|\[[^\[\]]*\]|\S*[\d/\\]\S*", "...", text)
+    return re.sub(r"\.\.\.(?:[ ,]*\.\.\.)+", "...", text)
+
+
+def findings_lines(found: list[dict[str, Any]]) -> list[str]:
+    """A table of each kind of finding, the worst first, with its number, what helps, and its first examples."""
+    lines = [f"{'severity':8} {'number':>8}  finding"] if found else []
+    wrapper = TextWrapper(subsequent_indent=" " * 21, break_long_words=False, break_on_hyphens=False)  # no name is cut
+    wrapper.width = max(60, shutil.get_terminal_size().columns)
+    for kind in found:
+        causes: dict[str, list[dict[str, Any]]] = {}
+        for item in kind["items"]:
+            causes.setdefault(cause_of(item["detail"]) if kind["kind"] in BY_CAUSE else kind["meaning"], []).append(
+                item
+            )
+        for cause, items in sorted(causes.items(), key=lambda pair: -len(pair[1])):
+            advice = f"; {kind['advice']}" if kind["advice"] else ""
+            head = f"{SEVERITIES[kind['severity']]:8} {len(items):8,}  {kind['kind']}: {cause}{advice}"
+            lines.append(wrapper.fill(head))
+            for item in items[:EXAMPLES]:
+                more = len(item["names"]) - EXAMPLES
+                names = " = ".join(item["names"][:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+                detail = item["detail"].removesuffix(cause).rstrip(": ")  # which says it already
+                lines.append(wrapper.fill(f"{'':19}{names}{': ' * bool(detail)}{detail}"))
+    return lines

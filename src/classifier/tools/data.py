@@ -33,5 +33,10 @@ def class_counts(samples: pd.DataFrame) -> pd.DataFrame:
 def class_table(counts: pd.DataFrame) -> str:
     """What `class_counts` returns, as text, the largest class first; of many classes, those in between are left out."""
     by_size = counts.sort_values("all", ascending=False, kind="stable")
-    total = counts.sum().to_frame(f"all {len(counts)} classes").T
+    total = counts.sum().to_frame(f"all {counted(len(counts), 'class')}").T
     return f"{pd.concat([by_size, total]).to_string(max_rows=40)}\n"
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word: 1 image, 2,000 classes."""
+    return f"{number:,} {word}{'' if number == 1 else 'es' if word[-1] in 'sx' else 's'}"

@@ -153,6 +153,7 @@ def _read_run(path: Path, name: str) -> tuple[tuple[str, int, str, str, str], di
         with _read(final) as text:
             values, state = json.loads(text), "done"
             metrics = {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+            "".join(metrics).encode()  # raises on what is no text
     elif by_epoch.is_file():
         with _read(by_epoch) as text:
             epochs = pd.read_csv(BytesIO(text), dtype=float)

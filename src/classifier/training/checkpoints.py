@@ -1,7 +1,8 @@
 """Checkpoints: opening them, writing them whole, what a run records in them, and which are kept as the best."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,19 @@ def open_model(path: Path) -> tuple[ImageClassifier, dict[str, Any]]:
         UserError: The file cannot be used, see `read_checkpoint`, or its weights do not fit its config.
     """
     checkpoint = read_checkpoint(path)
-    try:
+    with _report_other_content(path, "ckpt_path"):
         model = ImageClassifier.from_checkpoint(checkpoint)
-    except Exception as error:  # whatever a network meets in numbers that are not its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"ckpt_path={path} holds another kind of model than this version builds ({reason})") from error
     return model.eval(), checkpoint
+
+
+@contextmanager
+def _report_other_content(path: Path, key: str) -> Iterator[None]:
+    """Turn any error of using what a checkpoint holds into a UserError; `key` is the setting that named it."""
+    try:
+        yield
+    except Exception as error:  # whatever is met in values, and by a network in numbers, that are not our own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{key}={path} holds another kind of model than this version builds ({reason})") from error
 
 
 def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, path: Path) -> None:
@@ -60,8 +68,9 @@ def require_same_model(checkpoint: Mapping[str, Any], model: ImageClassifier, pa
     Raises:
         UserError: With what differs.
     """
-    classes = tuple(checkpoint["hyper_parameters"]["classes"])
-    stored, built = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
+    with _report_other_content(path, "resume"):
+        classes = tuple(map(str, checkpoint["hyper_parameters"]["classes"]))
+        stored, built = ({k: v.shape for k, v in s.items()} for s in (checkpoint["state_dict"], model.state_dict()))
     different = sorted({*classes} ^ {*model.classes}) or [k for k in stored | built if stored.get(k) != built.get(k)]
     if different or classes != model.classes:
         raise UserError(
@@ -76,15 +85,17 @@ def init_from(model: pl.LightningModule, path: Path) -> str:
     Raises:
         UserError: The file cannot be used, or none of its weights fits.
     """
-    # the statistics of `normalize` are this run's own
-    source, target = (
-        {name: value for name, value in state.items() if name.startswith("network.")}
-        for state in (read_checkpoint(path, "init_from")["state_dict"], model.state_dict())
-    )
-    matched = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
+    checkpoint = read_checkpoint(path, "init_from")
+    with _report_other_content(path, "init_from"):
+        # the statistics of `normalize` are this run's own
+        source, target = (
+            {name: value for name, value in state.items() if name.startswith("network.")}
+            for state in (checkpoint["state_dict"], model.state_dict())
+        )
+        matched = {k: v for k, v in source.items() if k in target and v.shape == target[k].shape}
+        model.load_state_dict(matched, strict=False)
     if not matched:
         raise UserError(f"init_from={path} fits none of the network's weights: is it another kind of model?")
-    model.load_state_dict(matched, strict=False)
     lines = [f"init_from={path}: {len(matched)} of {len(target)} tensors matched"]
     for title, names in (
         ("not in the file, or of another shape", [name for name in target if name not in matched]),

@@ -47,7 +47,7 @@ def stored_values(path: Path) -> dict[str, Any]:
         stored = dict(checkpoint[RUN_KEY]["config"]["data"])
         target = str(stored["_target_"])
         reading = Preprocessing.from_dict(checkpoint["hyper_parameters"]["preprocessing"]).to_dict()
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"ckpt_path={path} does not say how its images were read ({error!r})") from error
     known = target in known_targets("data")
     if not known and argument("data") is None:

@@ -104,7 +104,7 @@ def stored_values(path: Path, checkpoint: Mapping[str, Any] | None = None) -> di
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     try:
         precision = str(checkpoint[RUN_KEY]["config"]["trainer"]["precision"])
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise UserError(f"ckpt_path={path} does not say how it was trained ({error!r})") from error
     if not re.fullmatch(r"[\w-]+", precision):
         raise UserError(f"ckpt_path={path} is refused: it holds trainer.precision={precision}")
