@@ -11,6 +11,7 @@ import pytest
 
 from classifier.data import ArrayDataModule
 from classifier.data.arrays import keep_array
+from classifier.data.image import to_uint8
 from classifier.errors import UserError
 from tests import generate
 
@@ -35,9 +36,8 @@ def read(path: Path, **options: Any) -> tuple[ArrayDataModule, pd.DataFrame]:
 
 
 def pixels(module: ArrayDataModule, *items: int) -> list[np.ndarray]:
-    found = [np.asarray(image) for image in module.read_images(np.array(items))]
-    assert all(image.dtype == np.uint8 for image in found)
-    return found
+    values = module.preprocessing.value_range
+    return [to_uint8(np.asarray(image), values) for image in module.read_images(np.array(items))]
 
 
 def brightest(module: ArrayDataModule) -> list[int]:
@@ -191,7 +191,8 @@ def test_names_of_classes(npz: Path) -> None:
         ({"classes": ["a", "b", "a"]}, {}, r"data\.classes_key=null"),
         ({"classes": np.array(["a", "b", "c"], object)}, {}, "classes .*Python objects"),
         ({"classes": [b"a", b"\xff", b"c"]}, {}, "utf-8"),
-        ({}, {"value_range": [1, 0]}, r"data\.value_range=\[1,0\]"),
+        *[({}, {"value_range": wrong}, r"data\.value_range=") for wrong in ([1, 0], [0, 1, 2], 5, ["a", "b"], [0, 255])],
+        ({"X_train": np.ones((6, 2, 2), bool)}, {"value_range": [0, 255]}, r"bool.*data\.value_range=null"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_refused(npz: Path, arrays: Arrays, options: dict[str, Any], message: str) -> None:

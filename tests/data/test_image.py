@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from classifier.data.check import image_size
-from classifier.data.image import INTERPOLATIONS, MOST_BYTES, Box, Region, decode, everything, opened, upright_size
+from classifier.data.image import INTERPOLATIONS, MOST_BYTES, Box, Region, decode, everything, open_image, upright_size
 from classifier.data.image import ImageError as DecodeError
 from classifier.data.image_facts import image_facts
 from classifier.data.jpeg import ORIENTATION_TAG
@@ -215,7 +215,7 @@ def test_by_the_header(tmp_path: Path) -> None:
     path = tmp_path / "x.ppm"
     for header in HEADERS:
         path.write_bytes(header)
-        for read in (lambda path: image_size(path, "quick"), upright_size, opened):
+        for read in (lambda path: image_size(path, "quick"), upright_size, open_image):
             with pytest.raises((DecodeError, Image.DecompressionBombError), match="12000x12000"):
                 read(path)
         assert [*image_facts(path).notes] == ["too many pixels"]
@@ -227,7 +227,7 @@ def test_of_a_tile(tmp_path: Path) -> None:
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags) + bytes(4)
     (tmp_path / "x.tif").write_bytes((header + body).ljust(200, b"\0") + zlib.compress(bytes(64)))
     with pytest.raises(Image.DecompressionBombError, match="4x4"):
-        opened(tmp_path / "x.tif")
+        open_image(tmp_path / "x.tif")
 
 
 def test_a_jpeg_is_read_at_a_fraction(tmp_path: Path) -> None:

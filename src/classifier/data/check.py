@@ -19,7 +19,16 @@ import PIL
 from PIL import Image
 
 from classifier.data import jpeg
-from classifier.data.image import ImageError, decode, everything, image_problem, opened
+from classifier.data.image import (
+    ImageError,
+    ValueRange,
+    decode,
+    deep_values,
+    everything,
+    image_problem,
+    open_image,
+    opened,
+)
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -35,9 +44,14 @@ R = TypeVar("R")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out
 END_MARKS = {"JPEG": END, "MPO": END, "PNG": b"IEND\xaeB`\x82", "GIF": b"\0;"}
 HEAD = 1 << 15  # bytes, which hold the header of nearly every JPEG
+DARK = (255, 1023, 4095, 16383)  # white of 8 to 14 bits, in files of 16
+SOME = 1 << 20  # numbers of an image that are looked at
 CHUNK = 64  # files a task: handing one over takes longer than reading one header
 QUICK = 0.0002  # seconds a file: what takes longer is done in threads
 KEPT = {"path": "str", "size": "int64", "mtime": "int64", "width": "int64", "height": "int64"}
+How = tuple[str, ValueRange | None]
+"""`quick` or `full`, and the values that become black and white."""
+
 Outcome = tuple[int, int, str | None]
 """Width and height in pixels, or 0 and the problem."""
 
@@ -61,11 +75,12 @@ def check_images(
     if len(rows) == 0 or (check == "none" and BOX[0] not in table):
         return table
     numbers, paths = pd.factorize(table["path"].iloc[rows])
+    how: How = "full" if check == "full" else "quick", images.value_range
     if images.items is None:  # boxes need the sizes
-        found = _check_files(images.root, paths, "full" if check == "full" else "quick", cache_dir)
+        found = _check_files(images.root, paths, how, cache_dir)
     else:
         first = rows[np.unique(numbers, return_index=True)[1]]
-        found = pd.DataFrame(_check_pictures(images, first.tolist(), check), columns=["width", "height", "problem"])
+        found = pd.DataFrame(_check_pictures(images, first.tolist(), how), columns=["width", "height", "problem"])
     found = found.iloc[numbers].set_axis(table.index[rows])
     table = mark(table, table.index.isin(found.index[found["width"] == 0]), found["problem"].reindex(table.index))
     return table if BOX[0] not in table else _cut_boxes(table, found, margin)
@@ -94,7 +109,7 @@ def _cut_boxes(table: pd.DataFrame, found: pd.DataFrame, margin: float) -> pd.Da
     return mark(table, empty, texts).assign(**dict(zip(BOX, kept.T, strict=True)))
 
 
-def image_size(path: str | Path, check: str) -> tuple[int, int]:
+def image_size(path: str | Path, check: str, value_range: ValueRange | None = None) -> tuple[int, int]:
     """Width and height, in pixels, from the header; raises on a file that cannot be used.
 
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
@@ -119,7 +134,7 @@ def image_size(path: str | Path, check: str) -> tuple[int, int]:
             if head[8:12] == b"WEBP":
                 whole = length >= int.from_bytes(head[4:8], "little") + 8
     if check == "full" or not whole:
-        decode(Path(path), None, everything, (size[1], size[0]))
+        decode(Path(path), None, everything, (size[1], size[0]), value_range=value_range)
     return size
 
 
@@ -137,43 +152,42 @@ def _look(size: Callable[[], tuple[int, int]]) -> Outcome:
         return 0, 0, readable(cause_of(error)[1])
 
 
-def _check_pictures(images: Images, rows: Sequence[int], check: str) -> list[Outcome]:
+def _check_pictures(images: Images, rows: Sequence[int], how: How) -> list[Outcome]:
     """Of images that are not files. An array is one piece: if its first image can be read, the others can."""
 
     def size(row: int) -> tuple[int, int]:
         picture = images.picture(row)
         if isinstance(picture, (str, Path)):
-            return image_size(Path(picture), check)
-        if isinstance(picture, Image.Image):
-            picture.load()
-            return picture.size
-        return picture.shape[1], picture.shape[0]
+            return image_size(Path(picture), *how)
+        image = open_image(picture, how[1])
+        decode(image, None, everything, (image.height, image.width))
+        return image.width, image.height
 
-    if check != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
+    if how[0] != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)
     return [_look(partial(size, row)) for row in rows]
 
 
-def _check_files(root: Path, paths: pd.Index, check: str, cache_dir: Path | None) -> pd.DataFrame:
+def _check_files(root: Path, paths: pd.Index, how: How, cache_dir: Path | None) -> pd.DataFrame:
     """`width`, `height` and `problem` of each file; read where the cache does not know it as it is.
 
     One process of a machine is inside at a time, so that the others find what the first one did. Nothing is kept
     without a folder, in one that cannot be written, or in one inside the data, which is read-only to us.
     """
     if cache_dir is None or cache_dir.resolve().is_relative_to(root.resolve()):
-        return _read_files(root, paths, check, None)
+        return _read_files(root, paths, how, None)
     # what one version of Pillow cannot read, another may
-    origin = f"{list(KEPT)} {PIL.__version__} {check} {root.resolve()}".encode("utf-8", "surrogateescape")
+    origin = f"{list(KEPT)} {PIL.__version__} {how} {root.resolve()}".encode("utf-8", "surrogateescape")
     path = cache_dir / "check" / f"{hashlib.sha256(origin).hexdigest()[:16]}.parquet"
     try:
         with locked(path.with_suffix(".lock"), "data.cache_dir"):
-            return _read_files(root, paths, check, path)
+            return _read_files(root, paths, how, path)
     except UserError as error:
         log.warning("the next run will read every header again: %s", error)
-        return _read_files(root, paths, check, None)
+        return _read_files(root, paths, how, None)
 
 
-def _read_files(root: Path, paths: pd.Index, check: str, cache: Path | None) -> pd.DataFrame:
+def _read_files(root: Path, paths: pd.Index, how: How, cache: Path | None) -> pd.DataFrame:
     places = [f"{root}/{path}" for path in paths]  # a million `Path`s take seconds
     stamps = np.array(list(_in_threads(stamp, places)), dtype=np.int64)
     files = pd.DataFrame({"path": paths, "size": stamps[:, 0], "mtime": stamps[:, 1]})
@@ -185,7 +199,7 @@ def _read_files(root: Path, paths: pd.Index, check: str, cache: Path | None) -> 
     new = np.flatnonzero(files["width"].isna())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not refused
-        looked = list(_in_threads(lambda row: _look(lambda: image_size(places[row], check)), new.tolist()))
+        looked = list(_in_threads(lambda row: _look(lambda: image_size(places[row], *how)), new.tolist()))
     files = pd.DataFrame(looked, new, ["width", "height", "problem"]).combine_first(files)
     if looked and cache is not None:
         # not what failed: a right to read can come without a change of the file
@@ -220,6 +234,31 @@ def _in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     rest = parallel_map(each, chunks, worker_count("auto")) if slow else map(each, chunks)
     for results in chain([first], rest):
         yield from results
+
+
+def note_on_values(values: np.ndarray | None, value_range: ValueRange | None) -> dict[str, str]:
+    """What is unusual about the numbers of images of more than 8 bits, as a note of `Facts`."""
+    if values is None:
+        return {}
+    low, high = (float(least.reduce(values, axis=None)) for least in (np.fmin, np.fmax))  # of all but nan
+    if value_range is None:
+        whites = [white for white in DARK if high <= white and values.dtype.name == "uint16"]
+        what = f"no value is above {high:g}: where that is white, use data.value_range=[0,{min(whites, default=0)}]"
+        return {"nearly black": what} if whites else {}
+    (black, white), nan = value_range, bool(np.isnan(values.min()))
+    what = f"values from {low:g} to {high:g}{' and nan' * nan}, for data.value_range=[{black:g},{white:g}]"
+    return {"out of range": what} if nan or low < 2 * black - white or high > 2 * white - black else {}
+
+
+def warn_of_values(images: Images) -> None:
+    """Say where black and white do not fit a few of the images of more than 8 bits; no others are decoded."""
+    found: list[np.ndarray] = []
+    for row in dict.fromkeys(np.random.default_rng(0).integers(0, len(images.labels), 64).tolist()):
+        with suppress(Exception):  # who reads it will say why
+            if len(found) < 8 and (values := deep_values(images.picture(row))) is not None:
+                found.append(values.ravel()[:: 1 + values.size // SOME])
+    for kind, detail in note_on_values(np.concatenate(found) if found else None, images.value_range).items():
+        log.warning("%s: in %d images of more than 8 bits that were looked at, %s", kind, len(found), detail)
 
 
 def refuse(skipped: pd.DataFrame, count: int) -> None:

@@ -37,6 +37,8 @@ KINDS = {
     "one class": ("error", "a classifier needs at least two"),
     "untrained class": ("error", "the class has no training images"),
     "wrong extension": ("warning", "the content has another format than the name says"),
+    "nearly black": ("warning", "black and white are 0 and 65535, and its values far below"),
+    "out of range": ("warning", "values far outside of data.value_range, or nan, become black or white"),
     "several frames": ("warning", "only the first one is read"),
     "tiny": ("warning", "a side has fewer pixels than min_side"),
     "huge": ("warning", "more pixels than max_pixels: slow to decode"),
@@ -129,7 +131,9 @@ def read_all(samples: pd.DataFrame, datamodule: ClassificationDataModule) -> tup
         `image`, and `width`, `height`, `notes` and `digest` as in `Facts`. And thumbnails, uint8 (N, 16, 16).
     """
     boxes = boxes_of(samples)
-    known, inside, thumbnails = all_facts(samples, Images.of(samples, datamodule.root, datamodule.read_images))
+    values = datamodule.preprocessing.value_range
+    images = Images.of(samples, datamodule.root, datamodule.read_images, values)
+    known, inside, thumbnails = all_facts(samples, images)
     rows = (known[["side_x", "side_y"]] > 0).all(axis=1).to_numpy()
     shown = "" if boxes is None else [f" {tuple(box)}" for box in boxes.tolist()]
     table = samples.join(known).assign(name=samples["path"] + shown, usable=rows, split=np.nan)
