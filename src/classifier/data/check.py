@@ -19,16 +19,7 @@ import PIL
 from PIL import Image
 
 from classifier.data import jpeg
-from classifier.data.image import (
-    ImageError,
-    ValueRange,
-    decode,
-    deep_values,
-    everything,
-    image_problem,
-    open_image,
-    opened,
-)
+from classifier.data.image import ImageError, ValueRange, decode, deep_values, everything, image_problem, opened
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -49,9 +40,7 @@ SOME = 1 << 20  # numbers of an image that are looked at
 CHUNK = 64  # files a task: handing one over takes longer than reading one header
 QUICK = 0.0002  # seconds a file: what takes longer is done in threads
 KEPT = {"path": "str", "size": "int64", "mtime": "int64", "width": "int64", "height": "int64"}
-How = tuple[str, ValueRange | None]
-"""`quick` or `full`, and the values that become black and white."""
-
+How = tuple[str, ValueRange | None]  # `quick` or `full`, and the values that become black and white
 Outcome = tuple[int, int, str | None]
 """Width and height in pixels, or 0 and the problem."""
 
@@ -159,9 +148,9 @@ def _check_pictures(images: Images, rows: Sequence[int], how: How) -> list[Outco
         picture = images.picture(row)
         if isinstance(picture, (str, Path)):
             return image_size(Path(picture), *how)
-        image = open_image(picture, how[1])
-        decode(image, None, everything, (image.height, image.width))
-        return image.width, image.height
+        height, width = (picture.height, picture.width) if isinstance(picture, Image.Image) else picture.shape[:2]
+        decode(picture, None, everything, (height, width), value_range=how[1])
+        return width, height
 
     if how[0] != "full" and images.boxes is None and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)

@@ -26,6 +26,7 @@ WHITE = {"bool": 1, "uint16": 65535}
 ROUNDING = 0.01  # by which resized fractions leave 0 to 1
 
 PNG = b"\x89PNG\r\n\x1a\n"
+AVIF = b"ftyp"  # behind 4 bytes
 CHUNK = struct.Struct(">I4s")  # length of what follows, kind
 
 Picture = str | Path | np.ndarray | Image.Image
@@ -76,8 +77,8 @@ def opened(file: IO[bytes] | bytes) -> Image.Image:
         if not isinstance(file, bytes):
             file.seek(0)
             start = file.read(len(PNG))
-            file = start + file.read() if start == PNG else start
-        if not file.startswith(PNG):
+            file = start + file.read() if start == PNG or start[4:] == AVIF else start
+        if not file.startswith(PNG) and file[4:8] != AVIF:
             raise
         image = Image.open(BytesIO(without_notes(file, all_of_them=True)), formats=FORMATS)
     require_memory(image, 8 if image.format == "JPEG" else 1)
@@ -85,10 +86,12 @@ def opened(file: IO[bytes] | bytes) -> Image.Image:
 
 
 def without_notes(data: bytes, all_of_them: bool) -> bytes:
-    """A PNG without what can be missed behind the pixels, or anywhere; other bytes as they are.
+    """A PNG without what can be missed behind the pixels, or anywhere; an AVIF without EXIF; other bytes as they are.
 
-    Colours stay, and EXIF that is whole, as it holds the orientation.
+    Of a PNG, colours stay, and EXIF that is whole, as it holds the orientation; an AVIF's stands elsewhere.
     """
+    if all_of_them and data[4:8] == AVIF:
+        return data.replace(b"Exif", b"none")
     kept, start, at = [], 0, len(PNG) if data.startswith(PNG) else len(data)
     while at + CHUNK.size <= len(data):
         length, kind = CHUNK.unpack_from(data, at)
@@ -230,7 +233,8 @@ def deep_values(picture: Picture) -> np.ndarray | None:
         return None if picture.dtype in (np.uint8, np.bool_) else picture
     with nullcontext(picture) if isinstance(picture, Image.Image) else opened(Path(picture).read_bytes()) as image:
         stored = PillowImage(image)
-        return stored.values() if stored.is_deep and not stored.states_white else None
+        values = stored.values() if stored.is_deep and not stored.states_white else None
+        return values[..., :3] if values is not None and values.ndim == 3 else values  # not how opaque they are
 
 
 StoredImage = jpeg.PlainJpeg | PillowImage | ArrayImage
