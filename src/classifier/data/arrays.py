@@ -150,8 +150,13 @@ class ArrayFiles:
         stamp = f"{self.root.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{name}\0{member.CRC}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         target = self.cache_dir / "arrays" / f"{self.root.stem}-{name.replace('/', '_')}-{digest}.npy"
-        made_once(target, partial(self._unpack, member), "data.cache_dir", is_whole)
+        made_once(target, partial(self._unpack, member), "data.cache_dir", partial(self._is_whole, member))
         return target
+
+    def _is_whole(self, member: zipfile.ZipInfo, path: Path) -> bool:
+        """Whether what was unpacked has its size, and the header, by which its numbers are read."""
+        with zipfile.ZipFile(self.root) as archive, archive.open(member) as packed, path.open("rb") as file:
+            return path.stat().st_size == member.file_size and file.read(128) == packed.read(128)
 
     def _unpack(self, member: zipfile.ZipInfo, target: Path) -> None:
         log.info("unpacking %s of %s once, into %s", member.filename, self.root, target.parent)
@@ -164,7 +169,7 @@ def is_whole(path: Path) -> bool:
     """Whether an .npy file in the cache has all its numbers."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
+    except Exception:  # numpy's, of any kind on damaged bytes
         return False
     return True
 
