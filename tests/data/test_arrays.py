@@ -10,6 +10,7 @@ import pytest
 
 from classifier.data import ArrayDataModule
 from classifier.data.arrays import keep_array
+from classifier.data.image import to_uint8
 from classifier.errors import UserError
 from tests import generate
 
@@ -34,9 +35,8 @@ def read(path: Path, **options: Any) -> tuple[ArrayDataModule, pd.DataFrame]:
 
 
 def pixels(module: ArrayDataModule, *items: int) -> list[np.ndarray]:
-    found = [np.asarray(image) for image in module.read_images(np.array(items))]
-    assert all(image.dtype == np.uint8 for image in found)
-    return found
+    values = module.preprocessing.value_range
+    return [to_uint8(np.asarray(image), values) for image in module.read_images(np.array(items))]
 
 
 def brightest(module: ArrayDataModule) -> list[int]:
@@ -190,7 +190,8 @@ def test_names_of_classes(npz: Path) -> None:
         ({"classes": ["a", "b", "a"]}, {}, r"data\.classes_key=null"),
         ({"classes": np.array(["a", "b", "c"], object)}, {}, "classes .*Python objects"),
         ({"classes": [b"a", b"\xff", b"c"]}, {}, "utf-8"),
-        ({}, {"value_range": [1, 0]}, r"data\.value_range=\[1,0\]"),
+        *[({}, {"value_range": wrong}, r"data\.value_range=") for wrong in ([1, 0], [0, 1, 2], 5, ["a", "b"])],
+        ({"X_train": np.ones((6, 2, 2), bool)}, {"value_range": [0, 255]}, r"bool.*data\.value_range=null"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_refused(npz: Path, arrays: Arrays, options: dict[str, Any], message: str) -> None:
@@ -255,12 +256,12 @@ def test_a_damaged_array_in_the_cache_is_written_again(npz: Path) -> None:
     first = pixels(read(write(npz))[0], 0)[0].copy()
     (unpacked,) = npz.parent.glob("cache/arrays/*X_train*.npy")
     whole = unpacked.read_bytes()
-    for length in (0, 50, -1):
-        unpacked.write_bytes(whole[:length])
+    for damaged in (b"", whole[:50], whole[:-1], whole[:10] + b"(" + whole[11:], whole.replace(b"|u1", b"|i1")):
+        unpacked.write_bytes(damaged)
         assert np.array_equal(pixels(read(npz)[0], 0)[0], first)
         kept = keep_array(IMAGES, "pixels", npz.parent)
         assert np.array_equal(np.load(kept), IMAGES)
-        kept.write_bytes(whole[:length])
+        kept.write_bytes(damaged[:50])
 
 
 def test_a_worker_gets_places_not_pixels(npz: Path) -> None:

@@ -103,7 +103,7 @@ def test_an_interrupted_build_leaves_no_file(folder: Path, tmp_path: Path, monke
         assert len(files(tmp_path)) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classifier.data.cache.decode", interrupt)
+    monkeypatch.setattr("classifier.data.transforms.decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ready(folder, tmp_path).train_dataloader()
     assert files(tmp_path) == []

@@ -10,10 +10,11 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from classifier.data.check import image_size
-from classifier.data.image import INTERPOLATIONS, MOST_BYTES, Box, Region, decode, everything, opened, upright_size
+from classifier.data.image import INTERPOLATIONS, MOST_BYTES, Box, Region, decode, everything, open_image, upright_size
 from classifier.data.image import ImageError as DecodeError
 from classifier.data.image_facts import image_facts
 from classifier.data.jpeg import ORIENTATION_TAG
+from tests.data.chunks import chunk
 from tests.generate import picture, save
 from tests.verbs.command import FORKS
 
@@ -22,12 +23,14 @@ def whole(width: int, height: int) -> Region:
     return (0, 0, width, height)
 
 
-def read(path: Path, box: Box | None = None, size: tuple[int, int] | None = None, channels: int = 3) -> np.ndarray:
+def read(
+    path: Path, box: Box | None = None, size: tuple[int, int] | None = None, channels: int = 3, **options: Any
+) -> np.ndarray:
     """All of it as int (height, width[, channels]), in its own size where none is given."""
     if size is None:
         with Image.open(path) as image:
             size = (image.height, image.width)
-    found = decode(path, box, whole, size, channels=channels)
+    found = decode(path, box, whole, size, channels=channels, **options)
     assert found.dtype == torch.uint8
     assert found.shape == (channels, *size)
     pixels: np.ndarray = found.permute(1, 2, 0).squeeze(2).numpy().astype(int)
@@ -121,7 +124,7 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     image.paste((0, 0, 0), (8, 0, 16, 16))
     suffix = {"CMYK": "jpg", "YCbCr": "jpg", "I": "tif", "F": "tif"}.get(mode, "png")
     path = save(image.convert("L").convert(mode) if mode in "IF" else image.convert(mode), tmp_path / f"x.{suffix}")
-    found = read(path)
+    found = read(path, value_range=(0, 255) if mode in "IF" else None)
     assert np.abs(found - np.asarray(image, dtype=int)).max() <= 8
     assert found.shape == (16, 16, 3)
 
@@ -215,7 +218,7 @@ def test_by_the_header(tmp_path: Path) -> None:
     path = tmp_path / "x.ppm"
     for header in HEADERS:
         path.write_bytes(header)
-        for read in (lambda path: image_size(path, "quick"), upright_size, opened):
+        for read in (lambda path: image_size(path, "quick"), upright_size, open_image):
             with pytest.raises((DecodeError, Image.DecompressionBombError), match="12000x12000"):
                 read(path)
         assert [*image_facts(path).notes] == ["too many pixels"]
@@ -227,7 +230,7 @@ def test_of_a_tile(tmp_path: Path) -> None:
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags) + bytes(4)
     (tmp_path / "x.tif").write_bytes((header + body).ljust(200, b"\0") + zlib.compress(bytes(64)))
     with pytest.raises(Image.DecompressionBombError, match="4x4"):
-        opened(tmp_path / "x.tif")
+        open_image(tmp_path / "x.tif")
 
 
 def test_a_jpeg_is_read_at_a_fraction(tmp_path: Path) -> None:
@@ -261,3 +264,56 @@ def test_only_formats_of_the_list(tmp_path: Path) -> None:
             assert image.format == kind
         with pytest.raises(DecodeError, match=path.name):
             decode(path, None, everything, (32, 32))
+
+
+def with_notes(content: bytes, kind: bytes, note: bytes, behind: bool = False, damaged: bool = False) -> bytes:
+    at = len(content) - 12 if behind else 33  # of a PNG, before its end or behind its header
+    return content[:at] + chunk(kind, note, damaged) + content[at:]
+
+
+BOMB = zlib.compress(bytes(1 << 28))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(
+    "note", [b"zTXt k\0\0", b"iTXt k\0\1\0\0\0", b"iCCP k\0\0", b"zTXt k\0\7", b"tEXt", b"pHYs", b"eXIf!"]
+)
+def test_whole_pixels_with_bad_notes(tmp_path: Path, note: bytes, damaged: bool, behind: bool) -> None:
+    """Pillow refuses long ones; each is what decompresses to 256 MB, or damaged."""
+    path = with_orientation(noise(48, 32), tmp_path / "x.png", 6)
+    wanted = read(path, size=(48, 32))
+    content = path.read_bytes()
+    path.write_bytes(with_notes(content, note[:4], note[5:] + BOMB, behind, damaged))
+    assert image_size(path, "quick") == image_size(path, "full") == (48, 32, 6)
+    assert upright_size(path) == (32, 48)
+    assert np.array_equal(read(path, size=(48, 32)), wanted)
+    assert image_facts(path).width == 48
+
+
+EXIF = [b"", b"garbage, no header at all", b"II*\0\xff\xff\xff\x7f", b"II*\0\x08\0\0\0\xff\xff\x12\1\3\0", b"MM"]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG", "AVIF"])
+@pytest.mark.parametrize("exif", EXIF)
+def test_whole_pixels_with_bad_exif(tmp_path: Path, form: str, exif: bytes) -> None:
+    path = tmp_path / "x"
+    noise(48, 32).save(path, form, lossless=True)
+    wanted, content = decode(path, None, everything, (32, 48)), path.read_bytes()
+    if form == "JPEG":
+        note = b"Exif\0\0Exif\0\0" + exif
+        path.write_bytes(content[:2] + struct.pack(">HH", 0xFFE1, len(note) + 2) + note + content[2:])
+    elif form == "PNG":
+        path.write_bytes(with_notes(content, b"eXIf", exif))
+    elif form == "WEBP":
+        noise(48, 32).save(path, form, lossless=True, exif=b"Exif\0\0" + exif)
+    else:
+        good = Image.Exif()
+        good[0x013B] = "an artist"
+        noise(48, 32).save(path, form, exif=good)
+        wanted, content = decode(path, None, everything, (32, 48)), path.read_bytes()
+        assert b"MM\0*" in content
+        path.write_bytes(content.replace(b"MM\0*", exif[:4].ljust(4, b"?")))
+    assert image_size(path, "quick")[:2] == (48, 32)
+    assert torch.equal(decode(path, None, everything, (32, 48)), wanted)
+    assert image_facts(path).width == 48

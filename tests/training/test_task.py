@@ -1,3 +1,4 @@
+import logging
 from typing import Any
 
 import pytest
@@ -58,6 +59,19 @@ def test_balanced_weights_have_a_mean_of_one_over_the_images() -> None:
     config = {"_target_": "classifier.training.task.CrossEntropy", "class_weight": "balanced"}
     loss = build_loss(config, classes=CLASSES, class_counts=[30, 10, 0])
     assert loss.get_buffer("weight").tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10), 0.0])
+
+
+def test_weights_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers are in the order of the labels, which is not that of the text, and is shown."""
+    names = [str(number) for number in range(1, 12)]
+    by_name = {int(name): 9.0 if len(name) == 2 else 1.0 for name in reversed(names)}
+    with caplog.at_level(logging.INFO):
+        losses = [CrossEntropy(classes=names, class_weight=weight) for weight in (by_name, [1.0] * 9 + [9.0] * 2)]
+    assert [loss.get_buffer("weight").tolist() for loss in losses] == [[1] * 9 + [9, 9]] * 2
+    assert caplog.text.count("9 1, 10 9, 11 9") == 2
+    for wrong, name in (({"blue": 1, "green": 1, "rad": 1}, "rad"), ({"blue": 1, "green": 1}, "red")):
+        with pytest.raises(UserError, match=rf"loss\.class_weight.*{name}"):
+            CrossEntropy(classes=CLASSES, class_weight=wrong)
 
 
 @pytest.mark.parametrize("value", [[1.0, 2.0], [1.0, -2.0, 1.0], [1.0, "x", 1.0], "equal", 2])

@@ -14,14 +14,11 @@ import pandas as pd
 
 from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image import Picture
+from classifier.data.image import Picture, ValueRange, known_range
 from classifier.errors import UserError, as_typed, did_you_mean
 from classifier.files import made_once
 
 log = logging.getLogger(__name__)
-
-WHITE = {"bool": 1, "uint8": 255, "uint16": 65535}
-ROUNDING = 0.01  # by which resized fractions leave 0 to 1
 
 
 class ArrayDataModule(ClassificationDataModule):
@@ -36,8 +33,6 @@ class ArrayDataModule(ClassificationDataModule):
             (N, C, H, W), C being 1 or 3, and labels, see `read_labels`; None for a part that does not exist. X_test and
             Y_test may be absent from the file.
         classes_key: Array of class names, by number; may be absent.
-        value_range: The values that become black and white. By default those of bool, uint8 and uint16, and for
-            fractions 0 and 1; other numbers need it.
     """
 
     def __init__(
@@ -51,7 +46,6 @@ class ArrayDataModule(ClassificationDataModule):
         x_test: str | None = "X_test",
         y_test: str | None = "Y_test",
         classes_key: str | None = "classes",
-        value_range: Sequence[float] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
@@ -60,9 +54,6 @@ class ArrayDataModule(ClassificationDataModule):
         if not self.keys or any((x is None) != (y is None) for x, y in keys.values()):
             raise UserError(f"name images and labels, as data.x_train=... data.y_train=..., not {as_typed(keys)}")
         self.classes_key = classes_key
-        if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
-            raise UserError(f"data.value_range={as_typed(value_range)} must be two numbers, the lower one first: [0,1]")
-        self.value_range = value_range
 
     def list_samples(self) -> pd.DataFrame:
         """List the images; paths are names such as `X_train/00017`.
@@ -81,10 +72,10 @@ class ArrayDataModule(ClassificationDataModule):
             names = files.open(str(self.classes_key), "classes_key").ravel().astype(str).tolist()
             if len(names) == 0 or len(set(names)) < len(names):
                 raise UserError(f"{self.classes_key} has no names, or one twice: use data.classes_key=null")
-        tables, ranges = [], []
+        tables = []
         for part, (x, y) in parts.items():
             images, labels = files.open(x, f"x_{part}"), read_labels(files.open(y, f"y_{part}"), y, f"y_{part}")
-            require_images(images, x, f"x_{part}")
+            require_images(images, x, f"x_{part}", self.preprocessing.value_range)
             if len(images) != len(labels):
                 counts = f"{x} has {len(images)} images, and {y} {len(labels)} labels"
                 raise UserError(f"{counts}: name arrays that belong together, data.x_{part}=... data.y_{part}=...")
@@ -94,16 +85,15 @@ class ArrayDataModule(ClassificationDataModule):
                 labels = np.array(names)[labels]
             paths = f"{x}/" + pd.Series(np.arange(len(labels))).astype("str").str.zfill(5)
             tables.append(pd.DataFrame({"path": paths, "label": labels.astype(str), "split": part}, dtype="str"))
-            ranges.append(self.value_range or value_range(images, x))
         table = pd.concat(tables, ignore_index=True)
         if names:
             samples.require_known(table["label"].unique(), names, f"{self.root} has the class")
             table["label"] = pd.Categorical(table["label"], categories=names)
-        self._mapped = MappedImages([files.path(x) for x, _ in parts.values()], ranges)
+        self._mapped = MappedImages([files.path(x) for x, _ in parts.values()])
         return table.drop(columns="split" if len(parts) == 1 else []).assign(item=np.arange(len(table)))
 
     def read_images(self, items: np.ndarray) -> Sequence[Picture]:
-        """uint8 (H, W) or (H, W, C); views of the file where nothing is to be converted."""
+        """Numbers (H, W) or (H, W, C); views of the file."""
         return [self._mapped[item] for item in items]
 
 
@@ -160,8 +150,13 @@ class ArrayFiles:
         stamp = f"{self.root.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{name}\0{member.CRC}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         target = self.cache_dir / "arrays" / f"{self.root.stem}-{name.replace('/', '_')}-{digest}.npy"
-        made_once(target, partial(self._unpack, member), "data.cache_dir", is_whole)
+        made_once(target, partial(self._unpack, member), "data.cache_dir", partial(self._is_whole, member))
         return target
+
+    def _is_whole(self, member: zipfile.ZipInfo, path: Path) -> bool:
+        """Whether what was unpacked has its size, and the header, by which its numbers are read."""
+        with zipfile.ZipFile(self.root) as archive, archive.open(member) as packed, path.open("rb") as file:
+            return path.stat().st_size == member.file_size and file.read(128) == packed.read(128)
 
     def _unpack(self, member: zipfile.ZipInfo, target: Path) -> None:
         log.info("unpacking %s of %s once, into %s", member.filename, self.root, target.parent)
@@ -174,7 +169,7 @@ def is_whole(path: Path) -> bool:
     """Whether an .npy file in the cache has all its numbers."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
+    except Exception:  # numpy's, of any kind on damaged bytes
         return False
     return True
 
@@ -199,33 +194,23 @@ class MappedImages:
 
     Args:
         paths: Files of arrays (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3.
-        ranges: For each, the values that become 0 and 255.
     """
 
-    def __init__(self, paths: Sequence[Path], ranges: Sequence[Sequence[float]]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
-        self.ranges = ranges
         self._arrays: list[np.ndarray] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_arrays": []}
 
     def __getitem__(self, item: int) -> np.ndarray:
-        """Image number `item`, uint8 (H, W) or (H, W, C)."""
+        """Image number `item`, (H, W) or (H, W, C)."""
         self._arrays = self._arrays or [np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths]
         starts = np.cumsum([0, *map(len, self._arrays)])
         number = int(np.searchsorted(starts, item, side="right")) - 1
         array = self._arrays[number]
         image = np.asarray(array[item - starts[number]])
-        return to_uint8(image.transpose(1, 2, 0) if channels_first(array.shape) else image, self.ranges[number])
-
-
-def to_uint8(image: np.ndarray, values: Sequence[float]) -> np.ndarray:
-    """`image` with the range `values` stretched to 0 to 255, and what lies outside of it cut."""
-    if image.dtype == np.uint8 and tuple(values) == (0, 255):
-        return image
-    scaled = (image.astype(np.float64) - values[0]) * (255 / (values[1] - values[0]))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return image.transpose(1, 2, 0) if channels_first(array.shape) else image
 
 
 def channels_first(shape: tuple[int, ...]) -> bool:
@@ -233,28 +218,21 @@ def channels_first(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
 
 
-def require_images(array: np.ndarray, name: str, key: str) -> None:
-    """Raise a UserError where an array is not one of images."""
+def require_images(array: np.ndarray, name: str, key: str, value_range: ValueRange | None) -> None:
+    """Raise a UserError where an array is not one of images, or says nothing of black and white."""
     shape = array.shape
     known = len(shape) == 3 or (len(shape) == 4 and {shape[1], shape[3]} & {1, 3})
     if not known or 0 in shape or array.dtype.kind not in "biuf":
         wanted = f"images are numbers (N, H, W), (N, H, W, 3) or (N, 3, H, W), or use another data.{key}=..."
         raise UserError(f"the array {name} has the shape {shape} and {array.dtype}: {wanted}")
-
-
-def value_range(array: np.ndarray, name: str) -> tuple[float, float]:
-    """The values that become 0 and 255: one rule for all images of a kind.
-
-    Raises:
-        UserError: There is no rule for such numbers: bits of a camera, for one, cannot be read from them.
-    """
-    if array.dtype.name in WHITE:
-        return 0, WHITE[array.dtype.name]
-    low, high = float(array.min()), float(array.max())
-    if array.dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
-        return 0, 1
-    advice = "name black and white with data.value_range, such as data.value_range=[0,255]"
-    raise UserError(f"the array {name} ({array.dtype}) has values from {low:g} to {high:g}: {advice}")
+    fixed = array.dtype in (np.uint8, np.bool_)
+    if fixed and value_range is not None:
+        raise UserError(f"the array {name} ({array.dtype}) keeps its values: use data.value_range=null, or save uint16")
+    if not fixed and value_range is None:
+        try:
+            known_range(array)
+        except ValueError as error:
+            raise UserError(f"the array {name} has {error}") from error
 
 
 def read_labels(array: np.ndarray, name: str, key: str) -> np.ndarray:

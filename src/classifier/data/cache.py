@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from classifier.data.check import stamp
-from classifier.data.image import Box, Picture, decode, everything, upright_size
+from classifier.data.image import Box, Picture, upright_size
 from classifier.data.loader import Images
 from classifier.data.transforms import Preprocessing
 from classifier.errors import UserError
@@ -40,7 +40,8 @@ class PixelStore:
             # as plain arrays: each slice of a np.memmap runs Python code of numpy's
             self.table, self.pixels = (np.asarray(np.load(folder / name, mode)) for name in ("table.npy", "pixels.npy"))
             lengths = self.table[:, 1:].prod(1)
-            if (self.table[:, 0] != lengths.cumsum() - lengths).any() or lengths.sum() != len(self.pixels):
+            fits = (self.table[:, 0] == lengths.cumsum() - lengths).all() and lengths.sum() == len(self.pixels)
+            if not fits or self.pixels.dtype != np.uint8:
                 raise ValueError("its files do not fit each other")
         except Exception as error:  # numpy's, of any kind on damaged bytes
             raise UserError(f"the cache {folder} is damaged ({error}): remove it") from error
@@ -81,8 +82,9 @@ def cached(
         UserError: It cannot be written, or an image cannot be read.
     """
     require_outside(folder, images.root, "data.cache_dir")  # a data set may take a folder for a class
-    how = f"{short_side} {preprocessing.interpolation} {preprocessing.channels}" if short_side else str(preprocessing)
-    digest = hashlib.sha256(b"pixels 2" + how.encode())  # another number where layout or decoding changes
+    read = preprocessing
+    how = f"{short_side} {read.interpolation} {read.channels} {read.value_range}" if short_side else str(read)
+    digest = hashlib.sha256(b"pixels 3" + how.encode())  # another number where layout or decoding changes
     for row in rows.tolist():
         name = str(images.paths[row])
         digest.update(repr((name, *stamp(f"{images.root}/{name}"), images.box(row))).encode())
@@ -127,7 +129,7 @@ def _write(folder: Path, images: Images, rows: list[int], preprocessing: Preproc
             pixels = preprocessing(picture, box)
         else:
             height, width, _ = place.shape
-            pixels = decode(picture, box, everything, (height, width), preprocessing.interpolation, channels)
+            pixels = preprocessing.whole(picture, box, (height, width))
         place[:] = pixels.permute(1, 2, 0).numpy()
 
     for _ in tracked(parallel_map(put, range(len(rows)), workers), "decoding", len(rows)):

@@ -20,7 +20,18 @@ from PIL import Image
 
 from classifier.data import jpeg
 from classifier.data.boxes import cut, in_pixels
-from classifier.data.image import ImageError, decode, everything, image_problem, opened, orientation_of, require_file
+from classifier.data.image import (
+    ImageError,
+    ValueRange,
+    decode,
+    deep_values,
+    everything,
+    image_problem,
+    open_image,
+    opened,
+    orientation_of,
+    require_file,
+)
 from classifier.data.jpeg import END, TAIL
 from classifier.data.loader import Images
 from classifier.data.samples import BOX, mark, readable, usable
@@ -36,10 +47,13 @@ R = TypeVar("R")
 # the bytes that end a whole file; a file without them was cut off, or is odd enough to be decoded to find out
 END_MARKS = {"JPEG": END, "MPO": END, "PNG": b"IEND\xaeB`\x82", "GIF": b"\0;"}
 HEAD = 1 << 15  # bytes, which hold the header of nearly every JPEG
+DARK = (255, 1023, 4095, 16383)  # white of 8 to 14 bits, in files of 16
+SOME = 1 << 20  # numbers of an image that are looked at
 CHUNK = 64  # files a task: handing one over takes longer than reading one header
 QUICK = 0.0002  # seconds a file: what takes longer is done in threads
 KEPT = {"path": "str", "size": "int64", "mtime": "int64"}
 KEPT |= dict.fromkeys(("width", "height", "orientation"), "int64")
+How = tuple[str, ValueRange | None]  # `quick` or `full`, and the values that become black and white
 Header = tuple[int, int, int]
 """Width and height in pixels, as stored, and EXIF's orientation."""
 FOUND = ("width", "height", "orientation", "problem")
@@ -74,17 +88,18 @@ def headers(table: pd.DataFrame, images: Images, check: str = "quick", cache_dir
     """`width` (0 where it cannot be used), `height`, `orientation` and `problem` of each usable row's image."""
     rows = np.flatnonzero(usable(table))
     numbers, paths = pd.factorize(table["path"].iloc[rows])
+    how: How = check, images.value_range
     if images.items is None:
-        found = _check_files(images.root, paths, check, cache_dir)[[*FOUND]]
+        found = _check_files(images.root, paths, how, cache_dir)[[*FOUND]]
     else:
         first = rows[np.unique(numbers, return_index=True)[1]]
         one_for_all = check != "full" and BOX[0] not in table
-        found = pd.DataFrame(_check_pictures(images, first.tolist(), check, one_for_all), columns=[*FOUND])
+        found = pd.DataFrame(_check_pictures(images, first.tolist(), how, one_for_all), columns=[*FOUND])
     found = found.iloc[numbers].set_axis(table.index[rows]).reindex(table.index)
     return found.fillna({"width": 0, "height": 0, "orientation": 1}).astype({"width": "int64", "height": "int64"})
 
 
-def image_size(path: str | Path, check: str) -> Header:
+def image_size(path: str | Path, check: str, value_range: ValueRange | None = None) -> Header:
     """Width, height and orientation, from the header; raises on a file that cannot be used.
 
     The quick check reads the header and looks for the end mark, and decodes only what fails that. The full one
@@ -108,7 +123,7 @@ def image_size(path: str | Path, check: str) -> Header:
             if head[8:12] == b"WEBP":
                 whole = length >= int.from_bytes(head[4:8], "little") + 8
     if check == "full" or not whole:
-        decode(Path(path), None, everything, (size[1], size[0]))
+        decode(Path(path), None, everything, (size[1], size[0]), value_range=value_range)
     return size
 
 
@@ -126,43 +141,42 @@ def _look(size: Callable[[], Header]) -> Outcome:
         return 0, 0, 1, readable(cause_of(error)[1])
 
 
-def _check_pictures(images: Images, rows: Sequence[int], check: str, one_for_all: bool) -> list[Outcome]:
+def _check_pictures(images: Images, rows: Sequence[int], how: How, one_for_all: bool) -> list[Outcome]:
     """Of images that are not files. An array is one piece: if its first image can be read, the others can."""
 
     def size(row: int) -> Header:
         picture = images.picture(row)
         if isinstance(picture, (str, Path)):
-            return image_size(Path(picture), check)
-        if isinstance(picture, Image.Image):
-            picture.load()
-            return *picture.size, orientation_of(picture)
-        return picture.shape[1], picture.shape[0], 1
+            return image_size(Path(picture), *how)
+        image = open_image(picture, how[1])
+        decode(image, None, everything, (image.height, image.width))
+        return image.width, image.height, image.orientation
 
     if one_for_all and isinstance(images.picture(rows[0]), np.ndarray):
         rows = [rows[0]] * len(rows)
     return [_look(partial(size, row)) for row in rows]
 
 
-def _check_files(root: Path, paths: pd.Index, check: str, cache_dir: Path | None) -> pd.DataFrame:
+def _check_files(root: Path, paths: pd.Index, how: How, cache_dir: Path | None) -> pd.DataFrame:
     """What is `FOUND` of each file; read where the cache does not know it as it is.
 
     One process of a machine is inside at a time, so that the others find what the first one did. Nothing is kept
     without a folder, in one that cannot be written, or in one inside the data, which is read-only to us.
     """
     if cache_dir is None or cache_dir.resolve().is_relative_to(root.resolve()):
-        return _read_files(root, paths, check, None)
+        return _read_files(root, paths, how, None)
     # what one version of Pillow cannot read, another may
-    origin = f"{list(KEPT)} {PIL.__version__} {check} {root.resolve()}".encode("utf-8", "surrogateescape")
+    origin = f"{list(KEPT)} {PIL.__version__} {how} {root.resolve()}".encode("utf-8", "surrogateescape")
     path = cache_dir / "check" / f"{hashlib.sha256(origin).hexdigest()[:16]}.parquet"
     try:
         with locked(path.with_suffix(".lock"), "data.cache_dir"):
-            return _read_files(root, paths, check, path)
+            return _read_files(root, paths, how, path)
     except UserError as error:
         log.warning("the next run will read every header again: %s", error)
-        return _read_files(root, paths, check, None)
+        return _read_files(root, paths, how, None)
 
 
-def _read_files(root: Path, paths: pd.Index, check: str, cache: Path | None) -> pd.DataFrame:
+def _read_files(root: Path, paths: pd.Index, how: How, cache: Path | None) -> pd.DataFrame:
     places = [f"{root}/{path}" for path in paths]  # a million `Path`s take seconds
     stamps = np.array(list(_in_threads(stamp, places)), dtype=np.int64)
     files = pd.DataFrame({"path": paths, "size": stamps[:, 0], "mtime": stamps[:, 1]})
@@ -174,7 +188,7 @@ def _read_files(root: Path, paths: pd.Index, check: str, cache: Path | None) -> 
     new = np.flatnonzero(files["width"].isna())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not refused
-        looked = list(_in_threads(lambda row: _look(lambda: image_size(places[row], check)), new.tolist()))
+        looked = list(_in_threads(lambda row: _look(lambda: image_size(places[row], *how)), new.tolist()))
     files = pd.DataFrame(looked, new, [*FOUND]).combine_first(files)
     if looked and cache is not None:
         # not what failed: a right to read can come without a change of the file
@@ -209,6 +223,31 @@ def _in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     rest = parallel_map(each, chunks, worker_count("auto")) if slow else map(each, chunks)
     for results in chain([first], rest):
         yield from results
+
+
+def note_on_values(values: np.ndarray | None, value_range: ValueRange | None) -> dict[str, str]:
+    """What is unusual about the numbers of images of more than 8 bits, as a note of `Facts`."""
+    if values is None:
+        return {}
+    low, high = (float(least.reduce(values, axis=None)) for least in (np.fmin, np.fmax))  # of all but nan
+    if value_range is None:
+        whites = [white for white in DARK if high <= white and values.dtype.name == "uint16"]
+        what = f"no value is above {high:g}: where that is white, use data.value_range=[0,{min(whites, default=0)}]"
+        return {"nearly black": what} if whites else {}
+    (black, white), nan = value_range, bool(np.isnan(values.min()))
+    what = f"values from {low:g} to {high:g}{' and nan' * nan}, for data.value_range=[{black:g},{white:g}]"
+    return {"out of range": what} if nan or low < 2 * black - white or high > 2 * white - black else {}
+
+
+def warn_of_values(images: Images) -> None:
+    """Say where black and white do not fit a few of the images of more than 8 bits; no others are decoded."""
+    found: list[np.ndarray] = []
+    for row in dict.fromkeys(np.random.default_rng(0).integers(0, len(images.labels), 64).tolist()):
+        with suppress(Exception):  # who reads it will say why
+            if len(found) < 8 and (values := deep_values(images.picture(row))) is not None:
+                found.append(values.ravel()[:: 1 + values.size // SOME])
+    for kind, detail in note_on_values(np.concatenate(found) if found else None, images.value_range).items():
+        log.warning("%s: in %d images of more than 8 bits that were looked at, %s", kind, len(found), detail)
 
 
 def refuse(skipped: pd.DataFrame, count: int) -> None:

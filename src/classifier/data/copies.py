@@ -50,7 +50,7 @@ def all_facts(table: pd.DataFrame, images: Images) -> tuple[pd.DataFrame, np.nda
     rows_of = [np.asarray(rows) for rows in pd.Series(numbers).groupby(numbers).indices.values()]
 
     def read(rows: np.ndarray) -> Facts:
-        return image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows])
+        return image_facts(images.picture(int(rows[0])), None if boxes is None else boxes[rows], images.value_range)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not refused

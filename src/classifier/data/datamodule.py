@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from classifier.data import loader
 from classifier.data.cache import cached, stored_pixels
-from classifier.data.check import check_images, kinds, refuse
+from classifier.data.check import check_images, kinds, refuse, warn_of_values
 from classifier.data.copies import group_augmented, group_copies, warn_of_leaks
 from classifier.data.image import Box, Picture
 from classifier.data.samples import BOX, SPLITS, usable, with_labels
@@ -39,7 +39,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         train_size: The same of training images where it differs, or a list of (epoch, size); see `train_sizes`.
         batch_size: Images per process and step, at most.
         num_workers: Reading processes for each training process; `auto` for its share of the cores, at most 16.
-        channels, resize, crop_pct, interpolation: See `Preprocessing`.
+        channels, resize, crop_pct, interpolation, value_range: See `Preprocessing`.
         augment: Arguments of `Augmentation` (`crop`, `transforms`), for training alone.
         val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class: See `Splitting`.
         split_file: A split.csv, of an earlier run or your own, to be used instead; `limit_per_class` holds for it too.
@@ -83,6 +83,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         resize: str = "crop",
         crop_pct: float = 1.0,
         interpolation: str = "bilinear",
+        value_range: Sequence[float] | None = None,
         augment: Mapping[str, Any] | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
@@ -113,7 +114,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         for key, value in {"batch_size": batch_size, "cache_size": 1 if cache_size is None else cache_size}.items():
             require_whole(f"data.{key}", value, 1)
         self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir)
-        self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
+        values: Any = tuple(value_range) if isinstance(value_range, list) else value_range
+        self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels, values)
         self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
         self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
         self.split_file, self.group_pattern, self.given_classes = split_file, group_pattern, classes
@@ -171,6 +173,13 @@ class ClassificationDataModule(pl.LightningDataModule):
             raise UserError(f"{self.root} has no {part} part: use split=..., {hint}")
         return rows
 
+    def images_of(self, table: pd.DataFrame) -> loader.Images:
+        """What reads the images of each row of a table."""
+        if BOX[0] in table and table[BOX[0]].dtype.kind == "f":  # no pixels yet
+            table = table.drop(columns=BOX)
+        # by a copy without loaders: one that held itself would be freed late, and its reading processes with it
+        return loader.Images.of(table, self.root, copy.copy(self).read_images, self.preprocessing.value_range)
+
     def image(self, row: int) -> Picture:
         """What `decode` reads for a row of `samples`."""
         return self._images.picture(row)
@@ -184,10 +193,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         if "samples" in vars(self):
             return
         table = self.read()
-        # by a copy without loaders: one that held itself would be freed late, and its reading processes with it
-        reader = copy.copy(self).read_images
-        files = loader.Images.of(table.drop(columns=BOX, errors="ignore"), self.root, reader)  # boxes are no pixels yet
-        table = check_images(table, files, self.check, self.cache_dir, self.margin)
+        table = check_images(table, self.images_of(table), self.check, self.cache_dir, self.margin)
         good = usable(table)
         skipped = table.reindex(columns=["path", "problem"])[~good].drop_duplicates(ignore_index=True)
         if len(skipped) and self.on_error == "raise":
@@ -201,7 +207,9 @@ class ClassificationDataModule(pl.LightningDataModule):
             found = f"{len(samples)} usable samples of the classes {classes[:5]}"
             raise UserError(f"{self.root} has {found}, too few to train: name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
-        self._images = loader.Images.of(self.samples, self.root, reader)
+        self._images = self.images_of(self.samples)
+        if self.check != "none":
+            warn_of_values(self._images)
         if self.check != "none" and "item" not in samples:
             warn_of_leaks(self.samples, self.root)
         counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
@@ -232,7 +240,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         """
         require_flag("data.group_duplicates", self.group_duplicates)
         if self.group_duplicates and self.split_file is None:
-            table = group_copies(table, loader.Images.of(table, self.root, self.read_images), facts)
+            table = group_copies(table, self.images_of(table), facts)
         if self.split_file is not None:
             parts = self.splitting.limited(table, read_split(Path(self.split_file), table))
         else:

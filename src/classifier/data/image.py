@@ -3,10 +3,13 @@
 import math
 import os
 import stat
+import struct
+import zlib
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,9 +27,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # for ot
 UNKNOWN = "not an image, or of a format that Pillow does not read"
 MOST_BYTES = 1_500_000_000  # while an image is decoded
 LIBRARIES = {"WEBP": 8, "AVIF": 8}  # bytes a pixel that they take besides Pillow
+WHITE = {"bool": 1, "uint16": 65535}
+ROUNDING = 0.01  # by which resized fractions leave 0 to 1
+
+PNG = b"\x89PNG\r\n\x1a\n"
+AVIF = b"ftyp"  # behind 4 bytes
+CHUNK = struct.Struct(">I4s")  # length of what follows, kind
 
 Picture = str | Path | np.ndarray | Image.Image
-"""What can be read: a file, pixels as uint8 (H, W) or (H, W, 1 or 3), or a Pillow image."""
+"""What can be read: a file, numbers (H, W) or (H, W, 1 or 3) as `to_uint8` takes them, or a Pillow image."""
+
+ValueRange = tuple[float, float]
+"""The values that become black and white."""
 
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels of the stored image, which is not turned upright yet; half-open."""
@@ -38,17 +50,18 @@ Crop = Callable[[int, int], Region]
 """(width, height) of the upright image or box -> the part of it to keep, (x1, y1, x2, y2) in its pixels."""
 
 
-def open_image(picture: "Picture | StoredImage") -> "StoredImage":
-    """Read a file and its header, or take what is in memory."""
+def open_image(picture: "Picture | StoredImage", value_range: ValueRange | None = None) -> "StoredImage":
+    """Read a file and its header, or take what is in memory; `value_range` as in `to_uint8`."""
     if isinstance(picture, StoredImage):
         return picture
     if isinstance(picture, np.ndarray):
-        return ArrayImage(picture)
+        return ArrayImage(picture, value_range=value_range)
     if isinstance(picture, Image.Image):
-        return PillowImage(picture)
+        return PillowImage(picture, value_range=value_range)
     require_file(picture)
     data = Path(picture).read_bytes()
-    return (jpeg.parse(data) if data.startswith(jpeg.START) else None) or PillowImage(opened(BytesIO(data)), ours=True)
+    plain = jpeg.parse(data) if data.startswith(jpeg.START) else None
+    return plain or PillowImage(opened(data), ours=True, value_range=value_range)
 
 
 def require_file(path: str | Path) -> int:
@@ -69,25 +82,61 @@ def require_file(path: str | Path) -> int:
     return status.st_size
 
 
-def opened(file: str | Path | IO[bytes]) -> Image.Image:
+def opened(file: IO[bytes] | bytes) -> Image.Image:
     """Read a file's header with Pillow; every image file that is opened is opened here, or by `jpeg.parse`.
+
+    A PNG's notes are left out where Pillow refuses them, as they are long or damaged: its limits are settings of the
+    whole process. Of bytes, which are to be decoded, those behind the pixels always are.
 
     Raises:
         DecompressionBombError: It would take too much memory, even at the least size that it can be decoded at.
         Exception: Whatever else Pillow raises on what is not an image in one of `FORMATS`.
     """
     try:
-        image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        start = BytesIO(Path(file).read_bytes()) if isinstance(file, (str, Path)) else file
-        start.seek(0)
-        raise UnidentifiedImageError(content_of(start.read(512)) or UNKNOWN) from error
+        stream = BytesIO(without_notes(file, all_of_them=False)) if isinstance(file, bytes) else file
+        image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise
+    except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
+        if not isinstance(file, bytes):
+            file.seek(0)
+            start = file.read(512)
+            file = start + file.read() if start.startswith(PNG) or start[4:8] == AVIF else start
+        if not file.startswith(PNG) and file[4:8] != AVIF:
+            if isinstance(error, UnidentifiedImageError):
+                raise UnidentifiedImageError(content_of(file[:512]) or UNKNOWN) from error
+            raise
+        image = Image.open(BytesIO(without_notes(file, all_of_them=True)), formats=FORMATS)
     require_memory(image, 8 if image.format == "JPEG" else 1)
     return image
 
 
-def require_memory(image: Image.Image, shrink: int) -> None:
+def without_notes(data: bytes, all_of_them: bool) -> bytes:
+    """A PNG without what can be missed behind the pixels, or anywhere; an AVIF without EXIF; other bytes as they are.
+
+    Of a PNG, colours stay, and EXIF that is whole, as it holds the orientation; an AVIF's stands elsewhere.
+    """
+    if all_of_them and data[4:8] == AVIF:
+        return data.replace(b"Exif", b"none")
+    kept, start, at = [], 0, len(PNG) if data.startswith(PNG) else len(data)
+    while at + CHUNK.size <= len(data):
+        length, kind = CHUNK.unpack_from(data, at)
+        end = at + CHUNK.size + length + 4
+        all_of_them = all_of_them or kind == b"IDAT"
+        missable = kind[0] & 32 and kind != b"tRNS"  # as it begins with a small letter
+        damaged = kind != b"eXIf" or zlib.crc32(data[at + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]
+        if all_of_them and missable and damaged:
+            kept.append(data[start:at])
+            start = end
+        at = end
+    return b"".join((*kept, data[start:])) if kept else data
+
+
+def require_memory(image: Image.Image, shrink: int, most: int = 0) -> None:
     """Refuse an image whose decoding at 1 / `shrink` of the size takes more than `MOST_BYTES`.
+
+    Args:
+        most: Bytes a pixel, where more than usual.
 
     Raises:
         DecompressionBombError: With the size.
@@ -98,24 +147,27 @@ def require_memory(image: Image.Image, shrink: int) -> None:
         pixels = max(pixels, image.tag_v2.get(TILEWIDTH, 0) * image.tag_v2.get(TILELENGTH, 0))
     simple = image.mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB") and "transparency" not in image.info
     # Pillow's own pixels, and a copy in another mode or two: as measured, without the file
-    if (needed := pixels * ((14 if simple else 20) + LIBRARIES.get(image.format or "", 0))) > MOST_BYTES:
+    if (needed := pixels * (most or (14 if simple else 20) + LIBRARIES.get(image.format or "", 0))) > MOST_BYTES:
         size = f"{width}x{height} pixels of mode {image.mode} take {needed / 1e9:.1f} GB to decode"
         raise Image.DecompressionBombError(f"{size}, of {MOST_BYTES / 1e9:.1f} at most: make it smaller, or a JPEG")
 
 
-def exif_of(image: Image.Image) -> Image.Exif:
-    """What stands before the pixels, which are not decoded.
+def exif_orientation(image: Image.Image) -> int:
+    """What stands before the pixels, which are not decoded; 1 where it is damaged, since the pixels are not.
 
     A PNG can have it after them. Pillow's own method for PNGs decodes all of one to find out, which takes hundreds of
     times as long as the header, so that no caller looks for it there.
     """
-    return Image.Image.getexif(image)
+    orientation = 1
+    with suppress(Exception):
+        orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    return orientation
 
 
 def orientation_of(image: Image.Image) -> int:
     """EXIF's, 1 to 8, by which the image has yet to be turned."""
     # Pillow turns TIFFs itself, and gives their size as turned
-    return 1 if image.format == "TIFF" else exif_of(image).get(ORIENTATION_TAG, 1)
+    return 1 if image.format == "TIFF" else exif_orientation(image)
 
 
 class PillowImage:
@@ -125,39 +177,90 @@ class PillowImage:
         ours: Whether it may be decoded at a fraction of its size, which changes it for whoever else has it.
     """
 
-    def __init__(self, image: Image.Image, ours: bool = False) -> None:
+    def __init__(self, image: Image.Image, ours: bool = False, value_range: ValueRange | None = None) -> None:
         self.image = image
         self.width, self.height = image.size
         self.orientation = orientation_of(image)
         self.max_shrink = 8 if ours and image.format == "JPEG" else 1
+        tiles: Any = getattr(image, "tile", ())  # of files that are not decoded yet
+        self.states_white = image.format == "PPM" and bool(tiles) and tiles[0][0] != "raw"  # and Pillow stretches it
+        self.value_range = None if self.states_white else value_range
+        self.is_deep = image.mode[0] in "IF" or ";16" in repr(tiles)
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
+        image = self.image
         if shrink > 1:
-            self.image.draft(None, (self.width // shrink, self.height // shrink))
-        require_memory(self.image, 1)
-        cut = _to_8bit(self.image, part, channels)
+            image.draft(None, (self.width // shrink, self.height // shrink))
+        require_memory(image, 1)
+        if self.is_deep and (image.mode[0] in "IF" or self.value_range):
+            x1, y1, x2, y2 = part
+            values = self.values()[y1:y2, x1:x2]
+            pixels = to_uint8(values, self.value_range)
+            if values.shape[2:] == (4,):  # how opaque they are
+                pixels[..., 3] = values[..., 3] >> 8
+            cut = Image.fromarray(pixels)
+        else:
+            cut = image.crop(part)
+        if cut.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in cut.info:
+            rgba = cut.convert("RGBA")
+            opaque = Image.new("RGBA", rgba.size, "white")
+            cut = Image.alpha_composite(opaque, rgba)
+        mode = "RGB" if channels == 3 else "L"
+        cut = cut if cut.mode == mode else cut.convert(mode)
         return np.array(cut).reshape(cut.height, cut.width, channels)
+
+    def values(self) -> np.ndarray:
+        """The numbers of a deep image that is not decoded yet, (H, W) or (H, W, 3 or 4)."""
+        image: Any = self.image
+        if image.mode[0] in "IF":
+            values = np.array(image)
+            return values.astype(np.uint16) if image.format == "PPM" and image.mode == "I" else values
+        require_memory(image, 1, 40)
+        # of colours, Pillow gives the upper 8 bits; read in the other order of bytes, it gives the lower ones
+        other: Any = opened(image.fp)
+        other.tile = [_swapped(tile) for tile in other.tile]
+        lower = np.asarray(other)
+        both: np.ndarray = np.asarray(image).astype(np.uint16) << 8 | lower
+        return both
+
+
+def _swapped(tile: Any) -> Any:
+    """What Pillow knows of colours of 16 bits that it is to decode, in the other order of bytes."""
+    raw, *more = (tile.args,) if isinstance(tile.args, str) else tile.args
+    if raw[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16"):
+        raise ValueError(f"{raw} is read from 0 to 65535 alone: use data.value_range=null")
+    return tile._replace(args=(raw[:-1] + ("L" if raw.endswith("B") else "B"), *more))
 
 
 class ArrayImage:
-    """Decoded pixels, uint8 (H, W) or (H, W, 1 or 3)."""
+    """Numbers as `to_uint8` takes them, (H, W) or (H, W, 1 or 3)."""
 
     max_shrink = 1
 
-    def __init__(self, pixels: np.ndarray, orientation: int = 1) -> None:
-        self.orientation = orientation
-        self.pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        self.height, self.width, self.channels = self.pixels.shape
-        if pixels.dtype != np.uint8 or self.channels not in (1, 3):
-            raise ValueError(f"{pixels.dtype} {pixels.shape} is not uint8 (H, W) or (H, W, 3)")
+    def __init__(self, values: np.ndarray, orientation: int = 1, value_range: ValueRange | None = None) -> None:
+        self.orientation, self.value_range = orientation, value_range
+        self.stored = values if values.ndim == 3 else values[..., None]
+        self.height, self.width, self.channels = self.stored.shape
+        if values.dtype.kind not in "biuf" or self.channels not in (1, 3):
+            raise ValueError(f"{values.dtype} {values.shape} is not one of numbers (H, W) or (H, W, 3)")
 
     def read(self, part: Box, shrink: int, channels: int) -> np.ndarray:
         x1, y1, x2, y2 = part
-        cut = self.pixels[y1:y2, x1:x2]
+        cut = to_uint8(self.stored[y1:y2, x1:x2], self.value_range)
         if self.channels != channels:
             grey = self.channels == 1
             cut = np.repeat(cut, 3, axis=2) if grey else np.array(Image.fromarray(cut).convert("L"))[..., None]
         return cut if cut.flags.writeable else cut.copy()  # torch wants to be able to write
+
+
+def deep_values(picture: Picture) -> np.ndarray | None:
+    """The numbers of an image of more than 8 bits, as stored; None for others, which are not decoded."""
+    if isinstance(picture, np.ndarray):
+        return None if picture.dtype in (np.uint8, np.bool_) else picture
+    with nullcontext(picture) if isinstance(picture, Image.Image) else opened(Path(picture).read_bytes()) as image:
+        stored = PillowImage(image)
+        values = stored.values() if stored.is_deep and not stored.states_white else None
+        return values[..., :3] if values is not None and values.ndim == 3 else values  # not how opaque they are
 
 
 StoredImage = jpeg.PlainJpeg | PillowImage | ArrayImage
@@ -168,22 +271,36 @@ StoredImage = jpeg.PlainJpeg | PillowImage | ArrayImage
 """
 
 
-def _to_8bit(image: Image.Image, part: Box, channels: int) -> Image.Image:
-    """A part of the image in mode RGB or L, whatever its own mode."""
-    cut = image.crop(part)
-    if image.mode.startswith(("I", "F")):
-        highest = float(image.getextrema()[1])  # type: ignore[arg-type]
-        # 16-bit files come as I;16 or I; Pillow's own conversion clips them at 255, which turns photos white
-        deep = image.mode.startswith("I;16") or highest > 255
-        values = np.array(cut, dtype=np.float32)
-        values *= 255 / 65535 if deep else 255 if image.mode == "F" and highest <= 1 else 1
-        cut = Image.fromarray(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8))
-    if cut.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in cut.info:
-        rgba = cut.convert("RGBA")
-        opaque = Image.new("RGBA", rgba.size, "white")
-        cut = Image.alpha_composite(opaque, rgba)
-    mode = "RGB" if channels == 3 else "L"
-    return cut if cut.mode == mode else cut.convert(mode)
+def to_uint8(values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+    """Numbers stretched to 0 to 255, by one rule for all images of a kind, and cut where they lie outside.
+
+    Those of 8 bits and truth values keep their meaning. Of all others, `value_range` becomes black and white, and nan
+    black. Without it, that is 0 to 65535 for uint16 and 0 to 1 for fractions.
+
+    Raises:
+        ValueError: There is no rule for such numbers: what is white cannot be read from an image.
+    """
+    if values.dtype == np.uint8:
+        return values
+    black, white = value_range if value_range and values.dtype != bool else known_range(values)
+    scaled = values.astype(np.result_type(values, np.float32))
+    scaled -= black
+    scaled *= 255 / (white - black)
+    np.rint(np.nan_to_num(scaled, copy=False), out=scaled)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def known_range(values: np.ndarray) -> ValueRange:
+    """The values that become black and white where none are stated; raises like `to_uint8`."""
+    if values.dtype.name in WHITE:
+        return 0, WHITE[values.dtype.name]
+    low, high = (float(least.reduce(values, axis=None)) for least in (np.fmin, np.fmax))  # of all but nan
+    fractions = values.dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING
+    if fractions and not np.isnan(values.min()):
+        return 0, 1
+    found = f"{values.dtype} values from {low:g} to {high:g}" + " and some of nan, which is no number" * fractions
+    advice = "data.value_range=[0,1] makes nan black" if fractions else "as data.value_range=[0,65535]"
+    raise ValueError(f"{found}: say what is black and white in all images, {advice}")
 
 
 class ImageError(UserError):
@@ -235,16 +352,11 @@ def upright_box(picture: Picture, box: Box) -> Box:
 
 def _header(picture: Picture) -> tuple[int, int, int]:
     """Stored width and height, and the EXIF orientation."""
-    if isinstance(picture, np.ndarray):
-        return picture.shape[1], picture.shape[0], 1
-    if isinstance(picture, (str, Path)):
-        try:
-            require_file(picture)
-            with opened(picture) as image:
-                return _header(image)
-        except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
-            raise unreadable(picture, error) from error
-    return picture.width, picture.height, orientation_of(picture)
+    try:
+        image = open_image(picture)
+    except Exception as error:  # whatever a Pillow plugin meets on damaged bytes
+        raise unreadable(picture, error) from error
+    return image.width, image.height, image.orientation
 
 
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
@@ -258,12 +370,13 @@ def decode(
     interpolation: str = "bilinear",
     channels: int = 3,
     exact: bool = True,
+    value_range: ValueRange | None = None,
 ) -> torch.Tensor:
     """Read a picture, cut `box` and then `crop` out of it, and resize that part, antialiased.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least the wanted one, and no further
-    down than the crop. EXIF orientation is applied, the first frame of an animation is taken, 16 bits are scaled to 8
-    and transparency is laid on white. Where the crop leaves the box, the result is grey.
+    down than the crop. EXIF orientation is applied, the first frame of an animation is taken, and transparency is laid
+    on white. Where the crop leaves the box, the result is grey.
 
     Args:
         box: Part of the stored (not yet rotated) image, in pixels, inside the image; None for all of it.
@@ -272,15 +385,16 @@ def decode(
         channels: 3 for RGB, 1 for grey.
         exact: Keep the fractions of pixels in the crop's edges. Without, edges may move by half a pixel of the result,
             which is faster, and no loss to a crop that is drawn at random.
+        value_range: The values of more than 8 bits, and of fractions, that become black and white; see `to_uint8`.
 
     Returns:
         uint8 (channels, height, width).
 
     Raises:
-        ImageError: The file is missing, damaged, or in a format that Pillow does not read.
+        ImageError: The file is missing, damaged, in a format that Pillow does not read, or does not say what is white.
     """
     try:
-        image = open_image(picture)
+        image = open_image(picture, value_range)
         box = box or (0, 0, image.width, image.height)
         width, height = box[2] - box[0], box[3] - box[1]
         turned = image.orientation in TRANSPOSED

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -9,19 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from classifier.data.check import cause_of
+from classifier.data.check import cause_of, note_on_values
 from classifier.data.image import (
     ArrayImage,
     Box,
     Picture,
     PillowImage,
     decode,
+    deep_values,
     everything,
-    exif_of,
+    exif_orientation,
     opened,
     require_file,
 )
-from classifier.data.jpeg import ORIENTATION_TAG
 
 THUMBNAIL = 16  # pixels of a side
 
@@ -43,12 +44,15 @@ class Facts(NamedTuple):
     thumbnails: np.ndarray
 
 
-def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
+def image_facts(
+    picture: Picture, boxes: np.ndarray | None = None, value_range: tuple[float, float] | None = None
+) -> Facts:
     """Read a picture to its end; raises nothing that is the picture's fault.
 
     Args:
         boxes: int32 (boxes, 4) as (x1, y1, x2, y2) in stored pixels, half-open, which may leave the image; None for
             all of it.
+        value_range: As in `to_uint8`.
     """
     try:
         picture = Path(picture) if isinstance(picture, str) else picture
@@ -61,13 +65,16 @@ def image_facts(picture: Picture, boxes: np.ndarray | None = None) -> Facts:
             with opened(BytesIO(content)) as image:
                 width, height = image.size
                 notes = _notes(image, content, picture)
-            stored: ArrayImage | PillowImage = PillowImage(opened(BytesIO(content)), ours=True)
+            stored: ArrayImage | PillowImage = PillowImage(opened(content), ours=True, value_range=value_range)
         else:
             pixels = np.asarray(picture)
             height, width = pixels.shape[:2]
             digest = hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode()).digest()
             notes = _notes(picture) if isinstance(picture, Image.Image) else {}
-            stored = ArrayImage(pixels)
+            stored = ArrayImage(pixels, value_range=value_range)
+        if isinstance(stored, ArrayImage) or stored.is_deep:
+            with suppress(Exception):  # decoding says why
+                notes |= note_on_values(deep_values(picture), value_range)
         if boxes is None:
             return Facts(width, height, notes, digest, _thumbnail(stored)[None])
         # decoded once, to the end, wherever they lie
@@ -103,7 +110,7 @@ def _notes(image: Image.Image, content: bytes = b"", path: Path | None = None) -
     if path is not None:
         several = image.format == "MPO"  # JPEGs in a file: what some cameras write as .jpg
         form = "JPEG" if several else image.format
-        orientation = exif_of(image).get(ORIENTATION_TAG, 1)  # of TIFFs, too
+        orientation = exif_orientation(image)  # of TIFFs, too
         animated = not several and getattr(image, "is_animated", False)
         right = form == Image.registered_extensions().get(path.suffix.lower())
         found["wrong extension"] = None if right else f"{form} content"

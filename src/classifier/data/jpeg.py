@@ -1,6 +1,7 @@
 """JPEGs decoded in part: no rows below the crop, at a fraction of the size, by simplejpeg where it is installed."""
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -90,11 +91,7 @@ class PlainJpeg:
 
 
 def parse(data: bytes) -> PlainJpeg | None:
-    """Read the header; None for what is not a plain JPEG, and for what Pillow knows better how to handle.
-
-    Raises:
-        Exception: Whatever Pillow raises on damaged EXIF.
-    """
+    """Read the header; None for what is not a plain JPEG, and for what Pillow knows better how to handle."""
     exif, xmp = b"", b""
     frame, at = 0, 2
     while True:
@@ -122,9 +119,11 @@ def parse(data: bytes) -> PlainJpeg | None:
     # Pillow is the one to complain of more pixels than it may have
     if bits != 8 or components not in (1, 3) or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 1 << 32):
         return None
-    tags = Image.Exif()
+    tags, orientation = Image.Exif(), 1
     if exif:
-        tags.load(exif)
+        with suppress(Exception):  # where it is damaged; the pixels are whole
+            tags.load(exif)
+            orientation = tags.get(ORIENTATION_TAG, 1)
     if ORIENTATION_TAG not in tags and b"tiff:Orientation" in xmp:
         return None
     one_scan = data[frame + 1] in SEQUENTIAL and data[at + 4] == components
@@ -133,7 +132,7 @@ def parse(data: bytes) -> PlainJpeg | None:
         data=data,
         width=width,
         height=height,
-        orientation=tags.get(ORIENTATION_TAG, 1),
+        orientation=orientation,
         height_at=frame + 5 if one_scan and whole else None,
         block_rows=8 * max(data[frame + 11 + 3 * component] & 15 for component in range(components)),
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
-from classifier.data.image import Box, Picture
+from classifier.data.image import Box, Picture, ValueRange
 from classifier.data.samples import boxes_of, labels_of
 from classifier.data.table_file import read_columns
 from classifier.data.transforms import EpochAugmentation
@@ -58,6 +58,7 @@ class Images:
         labels: (N,), the numbers of the classes, as integers of any size.
         boxes: int32 (N, 4), or None for whole images.
         items: int64 (N,), what `read_images` is asked for; None where the images are files.
+        value_range: As in `decode`.
     """
 
     root: Path
@@ -66,15 +67,19 @@ class Images:
     boxes: np.ndarray | None = None
     items: np.ndarray | None = None
     read_images: Reader | None = None
+    value_range: ValueRange | None = None
 
     @classmethod
-    def of(cls, table: pd.DataFrame, root: Path, read_images: Reader | None = None) -> "Images":
+    def of(
+        cls, table: pd.DataFrame, root: Path, read_images: Reader | None = None, value_range: ValueRange | None = None
+    ) -> "Images":
         """Those of a table of samples; `read_images` is needed where it has a column `item`."""
         paths = pa.array(table["path"])
         pa.default_memory_pool().release_unused()  # it keeps for itself what listing and splitting took
         paths = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
         items = table["item"].to_numpy(np.int64) if "item" in table else None
-        return cls(root, paths, table["label"].cat.codes.to_numpy(), boxes_of(table), items, read_images)
+        labels, boxes = table["label"].cat.codes.to_numpy(), boxes_of(table)
+        return cls(root, paths, labels, boxes, items, read_images, value_range)
 
     def picture(self, row: int) -> Picture:
         """What `decode` reads."""

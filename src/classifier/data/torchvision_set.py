@@ -99,7 +99,7 @@ class TorchvisionDataModule(ClassificationDataModule):
         found = {f"{self.dataset_name}-{part or 'all'}": array for part, array in arrays.items() if array is not None}
         if len(found) == len(arrays):
             kept = [keep_array(array, name, self.cache_dir) for name, array in found.items()]
-            self._mapped, self._parts = MappedImages(kept, [(0, 255)] * len(kept)), {}
+            self._mapped, self._parts = MappedImages(kept), {}
         return table.assign(item=np.arange(len(table)))
 
     def read_images(self, items: np.ndarray) -> Sequence[Picture]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, decode, everything
+from classifier.data.image import INTERPOLATIONS, Box, Crop, Picture, Region, ValueRange, decode, everything
 from classifier.errors import UserError, as_typed, require_choice, require_number, require_whole
 from classifier.instantiate import build
 
@@ -27,6 +27,8 @@ class Preprocessing:
         crop_pct: Share of the short side that `crop` keeps, 0 to 1.
         interpolation: One of `INTERPOLATIONS`.
         channels: 3 for RGB, 1 for grey.
+        value_range: The values that become black and white, in images of more than 8 bits and of fractions; see
+            `classifier.data.image.to_uint8`.
     """
 
     image_size: tuple[int, int]
@@ -34,6 +36,7 @@ class Preprocessing:
     crop_pct: float = 1.0
     interpolation: str = "bilinear"
     channels: int = 3
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         require_choice("data.resize", self.resize, ("crop", "squash", "pad"))
@@ -45,13 +48,19 @@ class Preprocessing:
             require_whole("data.image_size", side, 1)
         if len(self.image_size) != 2 or math.prod((*self.image_size, self.channels)) > MOST_NUMBERS:
             raise UserError(f"data.image_size={self.image_size!s:.99} must be two numbers, of {MOST_NUMBERS} in all")
+        if (stated := self.value_range) is not None:
+            fits = isinstance(stated, tuple) and len(stated) == 2 and all(isinstance(v, (int, float)) for v in stated)
+            if not fits or not -math.inf < stated[0] < stated[1] < math.inf:
+                advice = "must be two numbers, the lower one first, as data.value_range=[0,4095]"
+                raise UserError(f"data.value_range={as_typed(stated)} {advice}")
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Preprocessing":
-        return cls(**{**numbers, "image_size": tuple(numbers["image_size"])})
+        plain: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "image_size": list(self.image_size)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def region(self, width: int, height: int) -> Region:
         if self.resize == "squash":
@@ -65,8 +74,12 @@ class Preprocessing:
 
     def __call__(self, picture: Picture, box: Box | None = None, crop: Crop | None = None) -> torch.Tensor:
         """Read `picture` as uint8 (channels, height, width), cut by a random `crop` instead of `region` if given."""
-        region = crop or self.region
-        return decode(picture, box, region, self.image_size, self.interpolation, self.channels, exact=crop is None)
+        region, exact = crop or self.region, crop is None
+        return decode(picture, box, region, self.image_size, self.interpolation, self.channels, exact, self.value_range)
+
+    def whole(self, picture: Picture, box: Box | None, size: tuple[int, int]) -> torch.Tensor:
+        """All of `picture`, or of `box`, as uint8 (channels, *size)."""
+        return decode(picture, box, everything, size, self.interpolation, self.channels, value_range=self.value_range)
 
 
 class Augmentation:

@@ -18,7 +18,6 @@ from classifier.data.boxes import in_pixels
 from classifier.data.check import check_images, headers
 from classifier.data.copies import all_facts, near_duplicates
 from classifier.data.listing import is_image, list_files
-from classifier.data.loader import Images
 from classifier.data.samples import BOX, SPLITS, boxes_of, group_ids, list_paths, readable, usable
 from classifier.errors import UserError, require_flag, require_number
 from classifier.files import require_outside, require_writable, whole_file
@@ -45,6 +44,8 @@ KINDS = {
     "one class": ("error", "a classifier needs at least two", "data.root=... names another folder"),
     "untrained class": ("error", "the class has no training images", "add some, or remove the class"),
     "wrong extension": ("warning", "the content has another format than the name says", ""),
+    "nearly black": ("warning", "black and white are 0 and 65535, and its values far below", ""),
+    "out of range": ("warning", "values far outside of data.value_range, or nan, become black or white", ""),
     "several frames": ("warning", "only the first one is read", ""),
     "tiny": ("warning", "a side under {min_side:g} pixels (min_side)", ""),
     "huge": ("warning", "over {max_pixels:,} pixels (max_pixels), slow to decode", "data.cache=disk does it once"),
@@ -92,8 +93,8 @@ def check_data(config: DictConfig) -> int:
         require_writable(Path(config.json), key="json")
     listed, refusals = list_all(datamodule)
     if BOX[0] in listed:
-        images = Images.of(listed.drop(columns=BOX), datamodule.root, datamodule.read_images)
-        listed = in_pixels(listed, headers(listed, images, cache_dir=datamodule.cache_dir), datamodule.margin)
+        sizes = headers(listed, datamodule.images_of(listed), cache_dir=datamodule.cache_dir)
+        listed = in_pixels(listed, sizes, datamodule.margin)
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
     table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule, refusals)
     counts = class_counts(table[table["usable"]])
@@ -169,7 +170,7 @@ def read_all(
         and the box), `usable`; `side_x`, `side_y` in pixels, of what lies in the image; of the image its number
         `image`, and `width`, `height`, `notes` and `digest` as in `Facts`. And thumbnails, uint8 (N, 16, 16).
     """
-    boxes, images = boxes_of(samples), Images.of(samples, datamodule.root, datamodule.read_images)
+    boxes, images = boxes_of(samples), datamodule.images_of(samples)
     # what only the quick check of a training knows
     checked = check_images(samples, images, "quick", datamodule.cache_dir, datamodule.margin).get("problem")
     known, inside, thumbnails = all_facts(samples, images)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from classifier.data import ClassificationDataModule
-from classifier.data.image import decode, everything, upright_size
+from classifier.data.image import upright_size
 from classifier.data.listing import EXTENSIONS
 from classifier.data.samples import BOX, SPLITS
 from classifier.errors import UserError, require_choice, require_flag, require_whole
@@ -60,7 +60,7 @@ def crop(config: DictConfig) -> Path:
         width, height = upright_size(picture, box)
         scale = 1.0 if config.size is None else min(1.0, config.size / min(width, height))
         sides = (max(1, round(height * scale)), max(1, round(width * scale)))
-        pixels = decode(picture, box, everything, sides, interpolation=reading.interpolation, channels=reading.channels)
+        pixels = reading.whole(picture, box, sides)
         with whole_file(output / file.path) as scratch:
             image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
             image.save(scratch, FORMATS[config.format], quality=config.quality)  # PNG ignores it
@@ -84,6 +84,7 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
     table = table.iloc[table["split"].map(SPLITS.index).argsort(kind="stable")]
     stems = table["path"].map(lambda path: safe_name(PurePosixPath(path).stem))
     how = f"size {config.size}, quality {config.quality}, {reading.interpolation}, {reading.channels} channels"
+    how += "" if reading.value_range is None else f", values {reading.value_range}"
     files = table[["label", "split"]].astype("str").assign(source=table["path"], source_box="", how=how)
     if BOX[0] in table:
         files["source_box"] = table[BOX].astype("str").agg(" ".join, axis=1)

@@ -90,7 +90,8 @@ def _samples(datamodule: ClassificationDataModule, rows: np.ndarray, draws: int)
         scale = min(1.0, 320 / max(width, height))  # pixels of the longer side
         shown_box = None if box is None else [edge * scale for edge in upright_box(picture, box)]
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        tensors = [decode(picture, None, everything, size), datamodule.preprocessing(picture, box)]
+        read = datamodule.preprocessing
+        tensors = [decode(picture, None, everything, size, value_range=read.value_range), read(picture, box)]
         tensors += [training[(epoch, position, 0)]["image"] for epoch in range(draws)]
         label, part, path = table.loc[row, ["label", "split", "path"]]
         pictures = [tensor.permute(1, 2, 0).squeeze(-1).numpy() for tensor in tensors]

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 import math
 import pydoc
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,11 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from classifier.errors import UserError, as_typed, require_number
+from classifier.errors import UserError, as_typed, did_you_mean, require_number
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.instantiate import build
+
+log = logging.getLogger(__name__)
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -30,7 +33,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
         class_counts: Training images of each class, for `balanced`.
         label_smoothing: 0 to 1, the share of the target that is spread evenly over all classes.
         class_weight: `none`, `balanced` (inverse to how often a class occurs, with a mean of 1 over the images), or a
-            number for each class.
+            number for each class: by name, or in the order of the labels.
 
     Raises:
         UserError: A value is out of range.
@@ -42,9 +45,17 @@ class CrossEntropy(nn.CrossEntropyLoss):
         classes: Sequence[str],
         class_counts: Sequence[int] | None = None,
         label_smoothing: float = 0.0,
-        class_weight: str | Sequence[float] = "none",
+        class_weight: str | Sequence[float] | Mapping[Any, float] = "none",
     ) -> None:
         require_number("loss.label_smoothing", label_smoothing, least=0, most=1)
+        if isinstance(class_weight, Mapping):
+            named = {str(name): number for name, number in class_weight.items()}  # folders called 1, 2, ... are numbers
+            if unknown := sorted({*named}.difference(classes)):
+                raise UserError(f"loss.class_weight has the class {unknown[0]}: {did_you_mean(unknown[0], classes)}")
+            if missing := [name for name in classes if name not in named]:
+                what = f"lacks {', '.join(missing[:10])}, of {len(classes)} classes"
+                raise UserError(f"loss.class_weight={as_typed(class_weight)} {what}: add {missing[0]}:1")
+            class_weight = [named[name] for name in classes]
         if class_weight == "balanced" and class_counts is not None:
             occurring = sum(count > 0 for count in class_counts)
             class_weight = [sum(class_counts) / (occurring * count) if count else 0.0 for count in class_counts]
@@ -54,6 +65,8 @@ class CrossEntropy(nn.CrossEntropyLoss):
             fits = all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers)
             if len(numbers) != len(classes) or not fits:
                 raise UserError(f"loss.class_weight={as_typed(class_weight)}: use balanced, or {len(classes)} numbers")
+            shown = ", ".join(f"{name} {number:.4g}" for name, number in zip(classes[:50], numbers, strict=False))
+            log.info("loss.class_weight: %s", shown)
             weight = torch.tensor(class_weight, dtype=torch.float32)
         super().__init__(weight, reduction="none", label_smoothing=label_smoothing)
 
