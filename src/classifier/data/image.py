@@ -102,11 +102,12 @@ def opened(file: IO[bytes] | bytes) -> Image.Image:
             file.seek(0)
             start = file.read(512)
             file = start + file.read() if start.startswith(PNG) or start[4:8] == AVIF else start
-        if not file.startswith(PNG) and file[4:8] != AVIF:
-            if isinstance(error, UnidentifiedImageError):
-                raise UnidentifiedImageError(content_of(file[:512]) or UNKNOWN) from error
-            raise
-        image = Image.open(BytesIO(without_notes(file, all_of_them=True)), formats=FORMATS)
+        try:
+            if not file.startswith(PNG) and file[4:8] != AVIF:
+                raise
+            image = Image.open(BytesIO(without_notes(file, all_of_them=True)), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError(content_of(file[:512]) or UNKNOWN) from error
     require_memory(image, 8 if image.format == "JPEG" else 1)
     return image
 
