@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import boxes, samples
+from classifier.data import boxes, labels, samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import inside, mark_unusable, require_folder, sub_folder
 from classifier.errors import UserError, require_choice
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 class CocoDataModule(ClassificationDataModule):
     """The boxes that COCO files list, of images below `root`. Classes are the names of the categories that occur.
+
+    With `task=multi_label`, the images themselves: the labels of one are the categories of its annotations, those of
+    `iscrowd` among them, and an image without an annotation has none.
 
     COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels.
 
@@ -86,19 +89,24 @@ class CocoDataModule(ClassificationDataModule):
             number, path = images.loc[row, ["id", "file_name"]]
             where = f"is not below data.root={self.root}, or whose id {number} is another's"
             raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
-        if self.crowd == "skip":
+        if self.crowd == "skip" and self.task == labels.SINGLE:
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         places = "annotations[" + table.index.astype("str").to_series(table.index) + f"] of {file.name}: "
         sides = np.array([_corners(box) for box in table["bbox"]], float).reshape(-1, 4)
         text = text.loc[table.index]
         paths = text["image_id"].map(dict(zip(images["id"], images["path"], strict=True)))
-        labels = text["category_id"].map(dict(zip(names["id"], names["name"], strict=True)))
-        table = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
+        named = text["category_id"].map(dict(zip(names["id"], names["name"], strict=True)))
+        table = pd.DataFrame({"path": paths.fillna(file.name), "label": named.fillna("")}, dtype="str")
         table = samples.mark(table, paths.isna(), "no image has the image_id " + text["image_id"])
-        table = samples.mark(table, labels.isna(), "no category has the category_id " + text["category_id"])
-        table = boxes.with_covering_boxes(table, sides)
+        table = samples.mark(table, named.isna(), "no category has the category_id " + text["category_id"])
+        if self.task == labels.SINGLE:
+            table = boxes.with_covering_boxes(table, sides)
         if "problem" in table:
             table["problem"] = places + table["problem"]
+        if self.task == labels.MULTI:
+            without = images.loc[~images["path"].isin(table["path"]), ["path"]].assign(label="")
+            table = pd.concat([labels.one_name_each(table), without], ignore_index=True)
+            return table.assign(split=part) if part else table
         if unlabelled := len(images) - table["path"][samples.usable(table)].nunique():
             log.warning("%s: %d images have no box that can be used, and are left out", file, unlabelled)
         table = boxes.crops(table, self.objects, self.margin)

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from classifier.data import loader
+from classifier.data import labels, loader
 from classifier.data.cache import cached, stored_pixels
 from classifier.data.check import check_images, refuse
 from classifier.data.copies import group_copies, warn_of_leaks
@@ -59,6 +59,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         drop_last: Leave out the last, smaller training batch.
         seed: Of the order and the augmentation.
         classes: Names of a trained model's classes, in its order; by default the data's own.
+        task: `single_label`, or `multi_label` for several labels an image, or none.
 
     Attributes:
         samples: The table of all usable samples, after `setup`; see `classifier.data.samples`.
@@ -103,8 +104,11 @@ class ClassificationDataModule(pl.LightningDataModule):
         drop_last: bool = False,
         seed: int = 0,
         classes: Sequence[str] | None = None,
+        task: str = labels.SINGLE,
     ) -> None:
         super().__init__()
+        require_choice("task", task, (labels.SINGLE, labels.MULTI))
+        self.task = task
         size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
         require_choice("data.cache", cache, ("none", "disk"))
@@ -115,7 +119,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir)
         self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels)
         self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
-        self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
+        self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class, task)
         self.split_file, self.group_pattern, self.given_classes = split_file, group_pattern, classes
         self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
         self.on_error, self.check, self.group_duplicates = on_error, check, group_duplicates
@@ -154,7 +158,12 @@ class ClassificationDataModule(pl.LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the labels."""
-        return tuple(self.samples["label"].cat.categories)
+        return tuple(labels.classes_of(self.samples["label"], self.task))
+
+    def class_counts(self, part: str) -> pd.Series:
+        """How many images of a part each class has, by its name."""
+        samples = self.samples[self.samples["split"] == part]
+        return pd.Series(labels.class_counts(samples, self.task), [*self.classes])
 
     @property
     def parts(self) -> list[str]:
@@ -199,10 +208,10 @@ class ClassificationDataModule(pl.LightningDataModule):
             found = f"{len(samples)} usable samples of the classes {classes[:5]}"
             raise UserError(f"{self.root} has {found}, too few to train: name another folder with data.root=...")
         self.samples, self.skipped = self.divide(samples), skipped
-        self._images = loader.Images.of(self.samples, self.root, reader)
+        self._images = loader.Images.of(self.samples, self.root, reader, self.task)
         if self.check != "none" and "item" not in samples:
             warn_of_leaks(self.samples, self.root)
-        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
+        counts = self.class_counts("train")
         names = counts.index[counts == 0].tolist()
         if self.given_classes is None and len(names) < len(counts) and names:
             found = f"{len(names)} of {len(counts)} classes have no training image, and will not be recognized"
@@ -217,7 +226,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         table = self.list_samples()
         if self.group_pattern is not None:
             table = grouped(table, str(self.group_pattern))
-        return with_labels(table, self.given_classes, f"{self.root} has the class")
+        known = with_labels if self.task == labels.SINGLE else labels.with_label_sets
+        return known(table, self.given_classes, f"{self.root} has the class")
 
     def divide(self, table: pd.DataFrame) -> pd.DataFrame:
         """`table` with the parts that training gives to these samples, some or all of the usable ones of `read`.
@@ -245,7 +255,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             kept = rows if self.splitting.fold is None else np.flatnonzero(self.samples["split"].notna())
             images = cached(images, kept, self.preprocessing, self.cache_dir, self.cache_size)
         dataset = loader.ImageDataset(images, rows, self.augmentation, self.seed)
-        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file)
+        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file, self.task)
         order = {"seed": self.seed, "drop_last": self.drop_last, "weights": weights, "labels": images.labels[rows]}
         sampler = loader.EpochSampler(len(rows), self.batch_size, rank=rank, world_size=world_size, **order)
         self._train_loader = loader.ResumableLoader(dataset, sampler, **self._loader_settings(dataset))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.labels import MULTI
 from classifier.data.listing import EXTENSIONS, is_image, list_files, require_folder, scan, subfolders
 from classifier.data.samples import PART_WORDS, SPLITS, list_paths, readable, require_known
 from classifier.errors import UserError
@@ -30,6 +31,8 @@ class ImageFolderDataModule(ClassificationDataModule):
                 without training images, two folders for one part.
         """
         require_folder(self.root)
+        if self.task == MULTI:
+            raise UserError(f"task={MULTI}: a class folder is one label: use data=table, or task=single_label")
         parts = self._part_folders() or {"": ""}
         top = self.root / parts.get("train", "")
         classes = [*(self.given_classes or map(readable, subfolders(top)))]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import boxes, samples
+from classifier.data import boxes, labels, samples
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import EXTENSIONS, inside, mark_unusable, require_folder, sub_folder
 from classifier.data.table_file import read_rows
@@ -34,6 +34,10 @@ class TableDataModule(ClassificationDataModule):
         group_column: Lines of the same text there, such as a patient, stay on one side of the split.
         images: Folder below `root` that the paths begin in.
         extension: Added to paths that do not end in one of an image, such as `.jpg`.
+        label_columns: Columns of 0 and 1 (or false and true, no and yes) that are a class each, instead of
+            `label_column`; `all` for each column that has no other use.
+        label_separator: What is between the names in a cell of `label_column`, such as `|`; `json` for a list in JSON.
+            Without it, a cell is one name, and an image of several labels has several lines.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class TableDataModule(ClassificationDataModule):
         group_column: str | None = None,
         images: str | None = None,
         extension: str | None = None,
+        label_columns: Sequence[str] | str | None = None,
+        label_separator: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(Path(table).parent if root is None else root, **settings)
@@ -57,8 +63,10 @@ class TableDataModule(ClassificationDataModule):
             raise UserError(f"data.box_columns={as_typed(box_columns)}: use four, such as [xmin,ymin,xmax,ymax]")
         self.table = Path(table).expanduser()
         corners = dict(zip(samples.BOX, box_columns or (), strict=box_columns is not None))
-        named = {"path": path_column, "label": label_column, **corners, "split": split_column, "group": group_column}
+        label = None if label_columns is not None else label_column
+        named = {"path": path_column, "label": label, **corners, "split": split_column, "group": group_column}
         self.columns = {key: column for key, column in named.items() if column is not None}
+        self.label_columns, self.label_separator = labels.label_columns(label_columns), label_separator
         self.box_format = box_format
         self.images = sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
@@ -72,13 +80,14 @@ class TableDataModule(ClassificationDataModule):
         require_folder(self.root)
         file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
         try:
-            table = read_rows(file, self.columns)
+            table = read_rows(file, {**self.columns, **self.label_columns})
         except (OSError, ValueError) as error:
             keys = ["table", *("box_columns" if key in samples.BOX else f"{key}_column" for key in self.columns)]
             ways = " ".join(f"data.{key}=..." for key in dict.fromkeys(keys))
             raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
-        for key in ("path", "label"):
+        table = labels.with_label_text(table, self.label_separator, self.task)
+        for key in ("path", "label") if self.task == labels.SINGLE else ("path",):
             table = samples.mark(table, table[key] == "", f"no {key}")
         given = table["path"]
         if self.extension:
@@ -109,7 +118,8 @@ class TableDataModule(ClassificationDataModule):
         ways = "data.table=... data.root=..., a sub-folder data.images=..., or the missing data.extension=.jpg"
         table = mark_unusable(table, self.root, file, ways)
         differing = good.index[good.duplicated(place, keep=False)]
-        table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
+        if self.task == labels.SINGLE:
+            table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
         if "problem" in table:
             table["problem"] = "line " + table.index.astype("str") + f" of {file.name}: " + table["problem"]
         return table.reset_index(drop=True)

@@ -66,7 +66,8 @@ def compare(
     if runs.empty:
         raise UserError(f"{folder} holds no {'finished ' * bool(over)}run with {name!r} in its path: name another")
     monitored = runs["run", "monitor"]
-    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else "val/acc")
+    several = "val/acc" if ("metrics", "val/acc") in runs else "val/map"
+    metric = sort or (monitored.iloc[0] if monitored.nunique() == 1 else several)
     modes = set(runs["run", "mode"][monitored == metric])
     # where the runs do not say: losses, and counts such as fit_seconds, which have no part of the data in their name
     smallest = modes == {"min"} if len(modes) == 1 else metric.endswith("loss") or "/" not in metric
