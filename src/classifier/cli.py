@@ -180,10 +180,13 @@ def _offer_run(run: Path) -> None:
     stored, store = runs.stored_config(run), ConfigStore.instance()
     runs.read_starts(run)  # the resumed run will add to them
     require_plain(stored, "", known_targets("**") | _typed_targets())
-    groups = [key for key in stored if (CONFIG_DIR / key).is_dir() and not isinstance(stored[key], str)]  # as task
+    groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
     sections = [{group: None if stored[group] is None else STORED} for group in groups]
     for group in groups:
-        store.store(group=group, name=STORED, node=stored[group] or {})
+        if isinstance(stored[group], str):  # task, whose options are of the whole config
+            store.store(group=group, name=STORED, node={group: stored[group]}, package="_global_")
+        else:
+            store.store(group=group, name=STORED, node=stored[group] or {})
     node = {
         "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": "."}, "output_subdir": None},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 from torchvision.ops import sigmoid_focal_loss
 
 from classifier.errors import UserError
@@ -111,7 +112,8 @@ def test_mixing_takes_sets_of_labels() -> None:
 def test_a_run_and_its_checkpoint(tmp_path: Path) -> None:
     """With averaged weights: the thresholds are those of the validation, not averaged with those before."""
     model = runs.make_classifier(task="multi_label", mix={"cutmix": 1.0})
-    batches = [{**batch, "label": functional.one_hot(batch["label"], 3).float()} for batch in runs.loader()]
+    items = [{**batch, "label": functional.one_hot(batch["label"], 3).float()} for batch in runs.loader()]
+    batches = DataLoader(items, batch_size=None)  # type: ignore[var-annotated,arg-type]
     trainer = runs.trainer(tmp_path, callbacks=[WeightAverage(0.9)], max_epochs=2)
     trainer.fit(model, batches, batches)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
