@@ -143,11 +143,8 @@ def with_label_text(table: pd.DataFrame, separator: str | None, task: str) -> pd
 
 def _from_columns(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     classes = order_classes([*cells])
-    for name in classes:
-        if JOIN in name:
-            raise UserError(
-                f"the column {name!r} holds {JOIN}, which is between names: rename it, or use data.label_columns=..."
-            )
+    if joined := [name for name in classes if JOIN in name]:
+        raise UserError(f"the name of the column {joined[0]!r} holds {JOIN}: rename it, or use data.label_columns=...")
     cells = cells[classes].apply(lambda column: column.str.strip().str.lower())
     # -1 says no where nothing else does, as in CelebA; beside a 0 it says something else, as in CheXpert
     words = WORDS if cells.isin(["0", "0.0"]).any(axis=None) else {**WORDS, "-1": 0.0, "-1.0": 0.0}

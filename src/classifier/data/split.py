@@ -105,9 +105,8 @@ class Splitting:
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(parts == part))
             if self.task == MULTI:
-                kept[_limited(shuffled, strata(table["label"], self.task)[labels[shuffled]], self.limit_per_class)] = (
-                    True
-                )
+                kinds = strata(table["label"], self.task)[labels[shuffled]]
+                kept[_limited(shuffled, kinds, self.limit_per_class)] = True
                 continue
             before = pd.Series(shuffled).groupby(labels[shuffled]).cumcount()
             kept[shuffled[before < self.limit_per_class]] = True
@@ -215,9 +214,7 @@ def _iterative(counts: csr_array, sizes: np.ndarray, shares: Sequence[float], se
     lacking, room = wanted.T.tolist(), (np.array(shares) * sizes.sum()).tolist()
     parts, left = np.full(len(sizes), -1), holders.copy()
     # groups of many images first, as they fit less well later
-    random = np.random.default_rng(seed).permutation(len(sizes))
-    rank = np.empty(len(sizes), np.int64)
-    rank[random[np.argsort(-sizes[random], kind="stable")]] = np.arange(len(sizes))
+    rank = np.lexsort((np.random.default_rng(seed).permutation(len(sizes)), -sizes)).argsort()
 
     while left.any():
         label = int(np.where(left > 0, left, len(sizes) + 1).argmin())

@@ -44,10 +44,9 @@ def bar_figure(values: Sequence[float], names: Sequence[str], label: str) -> Fig
     order = np.concatenate([order[:15], order[-15:]]) if len(order) > 30 else order
     figure = Figure(figsize=(7, 1.2 + 0.25 * len(order)), layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh(range(len(order)), np.nan_to_num(np.asarray(values)[order]), color="tab:blue")
-    axes.bar_label(bars, [f"{values[number]:.3f}" for number in order], padding=2, fontsize=8)
+    axes.barh(range(len(order)), np.nan_to_num(np.asarray(values)[order]), color="tab:blue")
     axes.set_yticks(range(len(order)), [names[number] for number in order], parse_math=False)
-    axes.set(xlabel=label, xlim=(0, 1.1))
+    axes.set(xlabel=label, xlim=(0, 1))
     axes.invert_yaxis()
     return figure
 

@@ -96,19 +96,16 @@ class MultiLabelTrainMetrics(TrainMetrics):
         return {"loss": self.loss_sum / self.count, "f1_micro": 2 * self.correct / self.marks.clamp(min=1)}
 
 
-class MultiLabelScores(Metric):
+class MultiLabelScores(TrainMetrics):
     """Keeps the probabilities of all images, as their ranks are what is measured."""
 
-    full_state_update = False
     scores: list[torch.Tensor]
     targets: list[torch.Tensor]
-    loss_sum: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("targets", [], dist_reduce_fx="cat")
-        self.add_state("loss_sum", torch.tensor(0, dtype=SUM_DTYPE), dist_reduce_fx="sum")
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> None:
         """Add a batch: logits float (B, K), labels float (B, K) of 0 and 1, losses float (B,)."""

@@ -92,7 +92,7 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
         weights = pos_weight if isinstance(pos_weight, Mapping) else {}
         if pos_weight == "balanced" and class_counts is not None:
             counts = zip(classes, class_counts, strict=True)
-            weights = {name: (image_count - count) / count for name, count in counts if count}
+            weights = {name: (image_count - count) / count for name, count in counts if 0 < count < image_count}
         elif pos_weight not in ("none", "balanced") and not weights:
             raise UserError(f"loss.pos_weight={as_typed(pos_weight)}: use none, balanced, or {{CLASS: NUMBER}}")
         for name, number in weights.items():
@@ -364,8 +364,7 @@ class MultiLabel(Task):
     @property
     def metric_names(self) -> set[str]:
         """What a run logs each epoch, and so can monitor."""
-        names = ("loss", "map", "auc", "f1", "f1_micro", "exact")
-        return {"train/loss", "train/f1_micro", *(f"val/{name}" for name in names)}
+        return {"train/loss", "train/f1_micro", "val/loss", "val/map", "val/auc", "val/f1", "val/f1_micro", "val/exact"}
 
     def prediction_columns(self, top_k: int) -> list[str]:
         """labels, and the probability of each class; of all classes, as any number of them may be true."""
@@ -375,8 +374,7 @@ class MultiLabel(Task):
         """The predicted classes of each image, in `prediction_columns`; probabilities float (B, K)."""
         labels = pd.Series(self.names(probabilities >= self.thresholds.to(probabilities)), dtype="str")
         values = probabilities.double().cpu().numpy().round(6)
-        columns = self.prediction_columns(top_k)
-        return pd.concat([labels, pd.DataFrame(values)], axis=1).set_axis(columns, axis=1)
+        return pd.concat([labels, pd.DataFrame(values)], axis=1).set_axis(self.prediction_columns(top_k), axis=1)
 
 
 TASKS: dict[str, type[SingleLabel | MultiLabel]] = {SINGLE: SingleLabel, MULTI: MultiLabel}

@@ -105,11 +105,8 @@ def _fit(
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
         # HPARAMS shows five metrics unasked, in the order of the alphabet
-        reached = {
-            f"best/{name}": metrics[name]
-            for name in (settings["monitor"], f"test/{model.task.headline}")
-            if name in metrics
-        }
+        compared = (settings["monitor"], f"test/{model.task.headline}")
+        reached = {f"best/{name}": metrics[name] for name in compared if name in metrics}
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
                 logger.log_metrics(reached, trainer.global_step - 1)  # as Lightning counts
