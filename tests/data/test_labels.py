@@ -112,12 +112,8 @@ def test_boxes_become_the_labels_of_their_image(annotated: Path, folder: Path) -
     assert "x1" not in table
     with pytest.raises(UserError, match="data=table"):
         ImageFolderDataModule(folder, task=MULTI).setup()
-
-
-@pytest.mark.parametrize("columns", ["cat", [], ["cat", "cat"]])
-def test_bad_columns_of_classes(columns: Any) -> None:
-    with pytest.raises(UserError, match=r"data\.label_columns="):
-        TableDataModule("photos", table="labels.csv", label_columns=columns)
+    with pytest.raises(UserError, match=r"data\.label_columns=cat"):
+        TableDataModule("photos", table="labels.csv", label_columns="cat")
 
 
 def random_sets(count: int, seed: int, groups: int | None = None) -> pd.DataFrame:

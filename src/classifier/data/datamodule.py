@@ -162,8 +162,8 @@ class ClassificationDataModule(pl.LightningDataModule):
 
     def class_counts(self, part: str) -> pd.Series:
         """How many images of a part each class has, by its name."""
-        samples = self.samples[self.samples["split"] == part]
-        return pd.Series(labels.class_counts(samples, self.task), [*self.classes])
+        of_part = self.samples.loc[self.samples["split"] == part, "label"]
+        return pd.Series(labels.class_counts(of_part, self.task), [*self.classes])
 
     @property
     def parts(self) -> list[str]:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.sparse import csr_array, eye_array, hstack
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from classifier.data.samples import BOX, image_ids, labels_of, mark, order_classes, require_known, usable
+from classifier.data.samples import BOX, image_ids, mark, order_classes, require_known, usable
 from classifier.errors import UserError, as_typed
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ def strata(labels: pd.Series, task: str) -> csr_array:
     return sets if task == SINGLE else hstack([sets, (sets.sum(axis=1) == 0).astype(np.int64)[:, None]], format="csr")
 
 
-def class_counts(table: pd.DataFrame, task: str) -> np.ndarray:
+def class_counts(labels: pd.Series, task: str) -> np.ndarray:
     """int64 (K,): in how many samples each class is."""
-    sets = members(table["label"], task)
-    counts: np.ndarray = sets.T @ np.bincount(labels_of(table), minlength=sets.shape[0])
+    sets = members(labels, task)
+    counts: np.ndarray = sets.T @ np.bincount(labels.cat.codes, minlength=sets.shape[0])
     return counts
 
 
