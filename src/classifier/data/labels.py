@@ -145,15 +145,18 @@ def _from_columns(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     classes = order_classes([*cells])
     if joined := [name for name in classes if JOIN in name]:
         raise UserError(f"the name of the column {joined[0]!r} holds {JOIN}: rename it, or use data.label_columns=...")
-    cells = cells[classes].apply(lambda column: column.str.strip().str.lower())
+    found = {name: pd.factorize(cells[name]) for name in classes}  # few words, in many rows
+    texts = {name: [text.strip().lower() for text in of_column] for name, (_, of_column) in found.items()}
     # -1 says no where nothing else does, as in CelebA; beside a 0 it says something else, as in CheXpert
-    words = WORDS if cells.isin(["0", "0.0"]).any(axis=None) else {**WORDS, "-1": 0.0, "-1.0": 0.0}
-    values = cells.apply(lambda column: column.map(words))
-    for name in classes:
+    words = WORDS if {"0", "0.0"} & set().union(*texts.values()) else {**WORDS, "-1": 0.0, "-1.0": 0.0}
+    values = np.empty((len(table), len(classes)))
+    for place, name in enumerate(classes):
+        values[:, place] = np.array([words.get(text, np.nan) for text in texts[name]])[found[name][0]]
         what = f"' in the column {name} is neither 0 nor 1: mend it, or use data.label_columns=[...]"
-        table = mark(table, values[name].isna(), "'" + cells[name] + what)
-    sets, codes = np.unique(values.to_numpy(float) == 1, axis=0, return_inverse=True)
-    return table.assign(label=_categorical(codes.ravel(), [JOIN.join(compress(classes, row)) for row in sets], classes))
+        table = mark(table, np.isnan(values[:, place]), "'" + cells[name] + what)
+    codes, _ = pd.factorize(pd.Series([row.tobytes() for row in np.packbits(values == 1, axis=1)], dtype=object))
+    sets = values[np.unique(codes, return_index=True)[1]] == 1
+    return table.assign(label=_categorical(codes, [JOIN.join(compress(classes, row)) for row in sets], classes))
 
 
 def _from_cells(table: pd.DataFrame, separator: str) -> pd.DataFrame:
