@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-LIMITS = {"src": 6000, "tests": 8800}  # code lines
-MOST_FILES, LONGEST_FILE = 70, 300  # in src
+LIMITS = {"src": 7200, "tests": 10500}  # code lines
+MOST_FILES, LONGEST_FILE = 75, 300  # in src
 
 
 def code_lines(path: Path) -> int:

@@ -108,6 +108,25 @@ def table(root: Path, classes: Sequence[str] = CLASSES, per_class: int = 20) -> 
     return root
 
 
+def tagged(root: Path, count: int = 60, seed: int = 0) -> dict[str, list[str]]:
+    """root/images/<number>.png, white or with a stripe of each of some colours; path -> colours, in text order.
+
+    Listed in root/labels.csv as `path,labels`, the colours joined by a bar.
+    """
+    random, found = np.random.default_rng(seed), {}
+    for index in range(count):
+        colors = [name for name in CLASSES if random.random() < 0.5]
+        image = picture("white", (48, 48), seed=index)
+        for place, name in enumerate(random.permutation(colors).tolist()):
+            image.paste(picture(name, (48, 16), seed=index), (0, 16 * place))
+        path = f"images/{index:03d}.png"
+        save(image, root / path)
+        found[path] = colors
+    lines = [f"{path},{'|'.join(colors)}" for path, colors in found.items()]
+    (root / "labels.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
+    return found
+
+
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02105855-Shetland_sheepdog")
 
 

@@ -34,6 +34,7 @@ SHORT = {
                     "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"],
     "experiment=folder_finetune": ["model.pretrained=false"],
     "experiment=dogs": ["model.pretrained=false"],
+    "data=pasted_digits": ["trainer=cpu", "trainer.max_epochs=1"],
     "-m": ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"],
 }  # fmt: skip
 
@@ -62,6 +63,7 @@ def clone(folder: Path, annotated: Path, dogs: Path, tmp_path_factory: pytest.Te
     lines = [f"{name},{name.split('_')[0]},2,2,40,40" for name in names]
     (root / "my_boxes" / "images" / "boxes.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
     generate.coco(root / "my_coco")
+    generate.tagged(root / "my_tags")
     generate.arrays(root / "my_arrays.npz")
     for language, text in [block for page in (README, *PAGES.values()) for block in blocks(page)]:
         path = re.search(r"^# ((?:src|configs)/\S+)$", text, re.MULTILINE)
@@ -141,6 +143,16 @@ def test_commands_of_the_docs(clone: Path, page: str) -> None:
     do(found, clone)
     used = [text for language, text in blocks(PAGES[page]) if language == "python" and not text.startswith("# src/")]
     execute(["python", "-c", "\n".join(used)], clone, "", clone / "src")
+
+
+@pytest.mark.slow
+def test_several_labels_are_learnt(clone: Path) -> None:
+    """In two minutes on two cores: the digits of the page, two or three in a picture."""
+    (command,) = [
+        found for found in commands(PAGES["multi_label.md"]) if "data=pasted_digits" in found and "avg" in found
+    ]
+    execute([*shlex.split(command), "trainer=cpu", "run_dir=several"], clone, "", clone / "src")
+    assert json.loads((clone / "several" / "metrics.json").read_text())["test/map"] >= 0.95
 
 
 @pytest.mark.slow

@@ -177,7 +177,9 @@ def _offer_run(run: Path) -> None:
     groups = [key for key in stored if (CONFIG_DIR / key).is_dir()]
     sections = [{group: None if stored[group] is None else STORED} for group in groups]
     for group in groups:
-        store.store(group=group, name=STORED, node=stored[group] or {})
+        whole = isinstance(stored[group], str)  # task, whose options are of the whole config
+        option = {group: stored[group]} if whole else stored[group] or {}
+        store.store(group=group, name=STORED, node=option, package="_global_" if whole else None)
     node = {
         "defaults": ["_self_", *sections, {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": "."}, "output_subdir": None},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import samples
+from classifier.data import labels, samples
 from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.datamodule import ClassificationDataModule
 from classifier.data.listing import inside, mark_unusable, require_folder, sub_folder
@@ -27,6 +27,9 @@ class CocoDataModule(ClassificationDataModule):
 
     COCO's boxes are x, y, width, height, 0-based and with fractions; they are widened to whole pixels. Where no
     annotation has a box, samples are whole images.
+
+    With `task=multi_label`, the images themselves: the labels of one are the categories of its annotations, those of
+    `iscrowd` among them, and an image without an annotation has none.
 
     Args:
         annotations: A file, or part (train, val, test) -> its file; relative to `root`, or any path.
@@ -71,7 +74,10 @@ class CocoDataModule(ClassificationDataModule):
         require_folder(self.root)
         table = pd.concat([self._part(part, file) for part, file in self.files.items()], ignore_index=True)
         places = table.pop("place")
-        table = self._whole(table) if (table[BOX] == 0).all(axis=None) else self.boxes.read(table)
+        if self.task == labels.MULTI:
+            table = labels.one_name_each(table.drop(columns=[*BOX, *SIZE]))
+        else:
+            table = self._whole(table) if (table[BOX] == 0).all(axis=None) else self.boxes.read(table)
         if "problem" in table:
             table["problem"] = places + table["problem"]
         files = ", ".join(self.files.values())
@@ -108,14 +114,14 @@ class CocoDataModule(ClassificationDataModule):
             where = f"is not below data.root={self.root}, or whose id {number} is another's"
             raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
         idle = images[~images["id"].isin(text["image_id"])]
-        if self.crowd == "skip":
+        if self.crowd == "skip" and self.task == labels.SINGLE:
             table = table[~table["iscrowd"].fillna(False).astype(bool)]
         text, by_id = text.loc[table.index], images.set_index("id")
         paths = text["image_id"].map(by_id["path"])
-        labels = text["category_id"].map(names.set_index("id")["name"])
-        rows = pd.DataFrame({"path": paths.fillna(file.name), "label": labels.fillna("")}, dtype="str")
+        named = text["category_id"].map(names.set_index("id")["name"])
+        rows = pd.DataFrame({"path": paths.fillna(file.name), "label": named.fillna("")}, dtype="str")
         rows = samples.mark(rows, paths.isna(), "no image has the image_id " + text["image_id"])
-        rows = samples.mark(rows, labels.isna(), "no category has the category_id " + text["category_id"])
+        rows = samples.mark(rows, named.isna(), "no category has the category_id " + text["category_id"])
         rows["place"] = "annotations[" + table.index.astype("str") + f"] of {file.name}: "
         rows[BOX] = np.array([_numbers(box or [0] * 4, 4) for box in table["bbox"]], float).reshape(-1, 4)
         rows[SIZE] = by_id[SIZE].reindex(text["image_id"]).to_numpy()

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from classifier.data import loader
+from classifier.data import labels, loader
 from classifier.data.cache import cached, stored_pixels
 from classifier.data.check import check_images, kinds, refuse, warn_of_values
 from classifier.data.copies import group_augmented, group_copies, warn_of_leaks
@@ -59,6 +59,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         drop_last: Leave out the last, smaller training batch.
         seed: Of the order and the augmentation.
         classes: Names of a trained model's classes, in its order; by default the data's own.
+        task: `single_label`, or `multi_label` for several labels an image, or none.
 
     Attributes:
         samples: The table of all usable samples, after `setup`; see `classifier.data.samples`.
@@ -104,8 +105,11 @@ class ClassificationDataModule(pl.LightningDataModule):
         drop_last: bool = False,
         seed: int = 0,
         classes: Sequence[str] | None = None,
+        task: str = labels.SINGLE,
     ) -> None:
         super().__init__()
+        require_choice("task", task, (labels.SINGLE, labels.MULTI))
+        self.task = task
         size = sides(image_size, "data.image_size")
         require_choice("data.on_error", on_error, ("raise", "skip"))
         require_choice("data.cache", cache, ("none", "disk"))
@@ -117,7 +121,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         values: Any = tuple(value_range) if isinstance(value_range, list) else value_range
         self.preprocessing = Preprocessing(size, resize, crop_pct, interpolation, channels, values)
         self.augmentation = EpochAugmentation(self.preprocessing, train_sizes(train_size, size), augment or {})
-        self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class)
+        self.splitting = Splitting(val_fraction, test_fraction, split_seed, fold, num_folds, limit_per_class, task)
         self.split_file, self.group_pattern, self.given_classes = split_file, group_pattern, classes
         self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
         self.on_error, self.check, self.group_duplicates = on_error, check, group_duplicates
@@ -156,7 +160,12 @@ class ClassificationDataModule(pl.LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the labels."""
-        return tuple(self.samples["label"].cat.categories)
+        return tuple(labels.classes_of(self.samples["label"], self.task))
+
+    def class_counts(self, part: str) -> pd.Series:
+        """How many images of a part each class has, by its name."""
+        of_part = self.samples.loc[self.samples["split"] == part, "label"]
+        return pd.Series(labels.class_counts(of_part, self.task), [*self.classes])
 
     @property
     def parts(self) -> list[str]:
@@ -178,7 +187,9 @@ class ClassificationDataModule(pl.LightningDataModule):
         if BOX[0] in table and table[BOX[0]].dtype.kind == "f":  # no pixels yet
             table = table.drop(columns=BOX)
         # by a copy without loaders: one that held itself would be freed late, and its reading processes with it
-        return loader.Images.of(table, self.root, copy.copy(self).read_images, self.preprocessing.value_range)
+        return loader.Images.of(
+            table, self.root, copy.copy(self).read_images, self.preprocessing.value_range, self.task
+        )
 
     def image(self, row: int) -> Picture:
         """What `decode` reads for a row of `samples`."""
@@ -212,7 +223,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             warn_of_values(self._images)
         if self.check != "none" and "item" not in samples:
             warn_of_leaks(self.samples, self.root)
-        counts = self.samples["label"][self.samples["split"] == "train"].value_counts(sort=False)
+        counts = self.class_counts("train")
         names = counts.index[counts == 0].tolist()
         if self.given_classes is None and len(names) < len(counts) and names:
             found = f"{len(names)} of {len(counts)} classes have no training image, and will not be recognized"
@@ -227,7 +238,8 @@ class ClassificationDataModule(pl.LightningDataModule):
         table = self.list_samples()
         if self.group_pattern is not None:
             table = grouped(table, str(self.group_pattern))
-        return with_labels(group_augmented(table), self.given_classes, f"{self.root} has the class")
+        known = with_labels if self.task == labels.SINGLE else labels.with_label_sets
+        return known(group_augmented(table), self.given_classes, f"{self.root} has the class")
 
     def divide(self, table: pd.DataFrame, facts: tuple[pd.DataFrame, np.ndarray] | None = None) -> pd.DataFrame:
         """`table` with the parts that training gives to these samples, some or all of the usable ones of `read`.
@@ -258,7 +270,7 @@ class ClassificationDataModule(pl.LightningDataModule):
             kept = rows if self.splitting.fold is None else np.flatnonzero(self.samples["split"].notna())
             images = cached(images, kept, self.preprocessing, self.cache_dir, self.cache_size)
         dataset = loader.ImageDataset(images, rows, self.augmentation, self.seed)
-        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file)
+        weights = loader.training_weights(self.samples, rows, self.sampler, self.weights_file, self.task)
         order = {"seed": self.seed, "drop_last": self.drop_last, "weights": weights, "labels": images.labels[rows]}
         sampler = loader.EpochSampler(len(rows), self.batch_size, rank=rank, world_size=world_size, **order)
         self._train_loader = loader.ResumableLoader(dataset, sampler, **self._loader_settings(dataset))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from classifier.data.class_names import look
 from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.labels import MULTI
 from classifier.data.listing import EXTENSIONS, is_image, kept, leads_up, list_files, require_folder, scan, subfolders
 from classifier.data.samples import PART_WORDS, SPLITS, list_paths, mark, readable, require_known
 from classifier.errors import UserError, as_typed
@@ -51,6 +52,8 @@ class ImageFolderDataModule(ClassificationDataModule):
                 without training images, two folders for one part, folders that may be parts, another layout.
         """
         require_folder(self.root)
+        if self.task == MULTI:
+            raise UserError(f"task={MULTI}: a class folder is one label: use data=table, or task=single_label")
         parts = self._part_folders() or {"": ""}
         top = self.root / parts.get("train", "")
         classes = [*(self.given_classes or map(readable, subfolders(top)))]

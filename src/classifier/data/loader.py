@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
 from classifier.data.image import Box, Picture, ValueRange
+from classifier.data.labels import MULTI, SINGLE, members, strata
 from classifier.data.samples import boxes_of, labels_of
 from classifier.data.table_file import read_columns
 from classifier.data.transforms import EpochAugmentation
@@ -32,17 +33,22 @@ Key = tuple[int, int, int]
 
 
 Item = dict[str, Any]
-"""`image` uint8 (C, H, W), `label`, the number of its class, and `index`, its row in the table of samples."""
+"""`image` uint8 (C, H, W), `label`, and `index`, its row in the table of samples.
+
+A label is the number of a class, or of several labels an image float32 (K,), 1 for each of its classes.
+"""
 
 Batch = dict[str, torch.Tensor]
-"""`image` uint8 (B, C, H, W), `label` int64 (B,), `index` int64 (B,): the row in the table of samples."""
+"""`image` uint8 (B, C, H, W), `label` int64 (B,) or float32 (B, K), `index` int64 (B,): the row in the table of
+samples.
+"""
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stack items into a batch, whose images are channels_last in memory."""
     # the decoder leaves an image as (H, W, C): stacked like this, it is copied in one piece
     images = default_collate([item["image"].permute(1, 2, 0) for item in items])
-    numbers = {key: torch.tensor([item[key] for item in items]) for key in ("label", "index")}
+    numbers = {key: default_collate([item[key] for item in items]) for key in ("label", "index")}
     return {"image": images.permute(0, 3, 1, 2), **numbers}
 
 
@@ -59,6 +65,7 @@ class Images:
         boxes: int32 (N, 4), or None for whole images.
         items: int64 (N,), what `read_images` is asked for; None where the images are files.
         value_range: As in `decode`.
+        targets: uint8 (sets, K), 1 for each class of a set, where `labels` are the numbers of sets of classes.
     """
 
     root: Path
@@ -68,24 +75,36 @@ class Images:
     items: np.ndarray | None = None
     read_images: Reader | None = None
     value_range: ValueRange | None = None
+    targets: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, table: pd.DataFrame, root: Path, read_images: Reader | None = None, value_range: ValueRange | None = None
+        cls,
+        table: pd.DataFrame,
+        root: Path,
+        read_images: Reader | None = None,
+        value_range: ValueRange | None = None,
+        task: str = SINGLE,
     ) -> "Images":
         """Those of a table of samples; `read_images` is needed where it has a column `item`."""
         paths = pa.array(table["path"])
         pa.default_memory_pool().release_unused()  # it keeps for itself what listing and splitting took
         paths = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
         items = table["item"].to_numpy(np.int64) if "item" in table else None
+        targets = members(table["label"], task).toarray().astype(np.uint8) if task == MULTI else None
         labels, boxes = table["label"].cat.codes.to_numpy(), boxes_of(table)
-        return cls(root, paths, labels, boxes, items, read_images, value_range)
+        return cls(root, paths, labels, boxes, items, read_images, value_range, targets)
 
     def picture(self, row: int) -> Picture:
         """What `decode` reads."""
         if self.items is None or self.read_images is None:
             return self.root / str(self.paths[row])
         return self.read_images(self.items[row : row + 1])[0]
+
+    def label(self, row: int) -> int | torch.Tensor:
+        """As in an `Item`."""
+        label = int(self.labels[row])
+        return label if self.targets is None else torch.from_numpy(self.targets[label]).float()
 
     def box(self, row: int) -> Box | None:
         return None if self.boxes is None else tuple(self.boxes[row].tolist())
@@ -111,13 +130,15 @@ class ImageDataset(Dataset[Item]):
             seed_place(self.seed, epoch, row, *([repeat] if repeat else []))
         read = self.read.at(epoch) if isinstance(self.read, EpochAugmentation) else self.read
         image = read(self.images.picture(row), self.images.box(row))
-        return {"image": image, "label": int(self.images.labels[row]), "index": row}
+        return {"image": image, "label": self.images.label(row), "index": row}
 
 
 def training_weights(
-    table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None
+    table: pd.DataFrame, rows: np.ndarray, sampler: str, weights_file: str | None, task: str = SINGLE
 ) -> np.ndarray | None:
     """float64 (len(rows),), proportional to how often each of `rows` is drawn; None for each once an epoch.
+
+    With several labels an image, `balanced` draws it as often as its rarest label asks for; those of none are a class.
 
     Raises:
         UserError: The settings do not fit, the file cannot be read, or it lacks a training image.
@@ -127,7 +148,9 @@ def training_weights(
         raise UserError(f"data.sampler={sampler} does not fit data.weights_file={weights_file or 'null'}: use both")
     if sampler == "balanced":
         labels = labels_of(table)[rows]
-        return np.asarray(1 / np.bincount(labels)[labels])
+        sets = strata(table["label"], task)
+        counts = sets.T @ np.bincount(labels, minlength=sets.shape[0])
+        return np.asarray(sets.multiply(1 / np.maximum(counts, 1)[None]).max(axis=1).toarray()[labels])
     if weights_file is None:
         return None
     try:

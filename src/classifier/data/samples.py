@@ -3,7 +3,8 @@
 Its columns, on a RangeIndex:
 
 - `path`: text, relative to the data folder with forward slashes; a mere name where images are not files.
-- `label`: class name; text, or a Categorical whose categories are all classes in their order.
+- `label`: class name; text, or a Categorical whose categories are all classes in their order. With several labels an
+  image, a set of names, see `classifier.data.labels`.
 - `x1`, `y1`, `x2`, `y2`: int32 box in stored pixels, half-open; only where samples are boxes. As they are listed, they
   may be float64 as annotated, with NA for the whole image; the check makes pixels of them (`boxes.in_pixels`).
 - `width`, `height`: float64, what such a box refers to: the image's size in pixels that the annotation states, 1 where

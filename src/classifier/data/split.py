@@ -3,14 +3,17 @@
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from classifier.data.labels import MULTI, SINGLE, strata
 from classifier.data.samples import BOX, PART_WORDS, SPLITS, group_ids, labels_of, usable
 from classifier.data.table_file import read_columns
 from classifier.errors import UserError, require_number, require_whole
@@ -34,6 +37,7 @@ class Splitting:
             where the data set prescribes parts of its own, the validation part.
         num_folds: Number of folds.
         limit_per_class: The most samples of each class that each part keeps; None for all.
+        task: With `multi_label`, each class has its share in each part, see `_iterative`.
     """
 
     val_fraction: float = 0.1
@@ -42,6 +46,7 @@ class Splitting:
     fold: int | None = None
     num_folds: int = 5
     limit_per_class: int | None = None
+    task: str = SINGLE
 
     def __post_init__(self) -> None:
         require_number("data.val_fraction", self.val_fraction, least=0)
@@ -67,11 +72,15 @@ class Splitting:
         units = pd.DataFrame({"unit": group_ids(table), "label": labels_of(table)})
         whole = "group" not in table
         prescribed = set(parts) - {""}
+        kinds = strata(table["label"], self.task)[units["label"].to_numpy()] if self.task == MULTI else None
 
         def hold_out(part: str, pool: np.ndarray, folds: bool = False) -> None:
             # an image has the class of its first box
             members = units[pool].drop_duplicates("unit").sort_values("unit") if whole else units[pool]
-            chosen = self._fold(members, whole) if folds else self._share(members, part, whole)
+            if kinds is not None:
+                chosen = self._of_sets(units["unit"].to_numpy()[pool], kinds[pool], part, folds)
+            else:
+                chosen = self._fold(members, whole) if folds else self._share(members, part, whole)
             parts[pool & np.isin(units["unit"], chosen)] = part
 
         if self.fold is not None:
@@ -95,19 +104,44 @@ class Splitting:
             random = np.random.default_rng((self.split_seed, 2))
             # of a shuffled part the first of each class, so that a smaller limit keeps a part of what a larger one does
             shuffled = random.permutation(np.flatnonzero(parts == part))
+            if self.task == MULTI:
+                kinds = strata(table["label"], self.task)[labels[shuffled]]
+                kept[_limited(shuffled, kinds, self.limit_per_class)] = True
+                continue
             before = pd.Series(shuffled).groupby(labels[shuffled]).cumcount()
             kept[shuffled[before < self.limit_per_class]] = True
         return parts.where(kept)
 
+    def _of_sets(self, units: np.ndarray, kinds: csr_array, part: str, folds: bool) -> np.ndarray:
+        """The units of the wanted fold, or for the `val` or `test` part, of images with several labels.
+
+        Args:
+            units: int64 (N,), of each image.
+            kinds: int64 (N, K), 1 where an image has a label.
+        """
+        names, numbers = np.unique(units, return_inverse=True)
+        counts = csr_array((np.ones(len(units), np.int64), (numbers, np.arange(len(units))))) @ kinds
+        if folds:
+            self._require_folds(len(names), int(np.diff(counts.tocsc().indptr).max(initial=0)))
+            shares, seed, wanted = [1 / self.num_folds] * self.num_folds, self.split_seed, self.fold or 0
+        else:
+            test = part == "test"
+            share = self.test_fraction if test else self.val_fraction
+            shares, seed, wanted = [1 - share, share], self.split_seed + (not test), 1
+        return np.asarray(names[_iterative(counts.tocsr(), np.bincount(numbers), shares, seed) == wanted])
+
     def _fold(self, members: pd.DataFrame, whole: bool) -> np.ndarray:
         """The units of the wanted fold."""
-        most = min(members["unit"].nunique(), members["label"].value_counts().max())
+        self._require_folds(members["unit"].nunique(), members["label"].value_counts().max())
+        folds = _folds(members, self.num_folds, self.split_seed, whole)
+        return folds[self.fold or 0]
+
+    def _require_folds(self, units: int, largest: int) -> None:
+        most = min(units, largest)
         if most < self.num_folds:
             found = f"{most} images or groups that the largest class has"
             hint = f"data.num_folds={most}" if most > 1 else "data.fold=null"
             raise UserError(f"data.num_folds={self.num_folds} is more than the {found}: use {hint}")
-        folds = _folds(members, self.num_folds, self.split_seed, whole)
-        return folds[self.fold or 0]
 
     def _share(self, members: pd.DataFrame, part: str, whole: bool) -> np.ndarray:
         """Units for the `val` or `test` part, class by class."""
@@ -155,6 +189,63 @@ def _stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
             count = min(max(1, count), len(members) - 1)
         chosen.append(random.permutation(members)[:count])
     return np.concatenate(chosen)
+
+
+def _iterative(counts: csr_array, sizes: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """The part of each unit, so that each part gets its share of each label: int64 (U,). Each unit has one at least.
+
+    The label with the fewest units left is dealt out first, each time to the part that lacks most of it, so that
+    rare labels come into each part. Of two parts, the second gets at least one unit of a label that three have.
+
+    Args:
+        counts: int64 (U, K), images of each label in each unit.
+        sizes: int64 (U,), images in each unit.
+        shares: Of the parts, which add up to 1.
+
+    Source: K. Sechidis et al., On the Stratification of Multi-label Data, ECML PKDD 2011.
+    """
+    of_label = counts.tocsc()
+    holders, totals = np.diff(of_label.indptr), counts.sum(axis=0)
+    wanted = np.outer(shares, totals)
+    if len(shares) == 2:
+        some = holders >= 3
+        wanted[1, some] = np.maximum(wanted[1, some], 1)
+        wanted[0] = totals - wanted[1]
+    lacking, room = wanted.T.tolist(), (np.array(shares) * sizes.sum()).tolist()
+    parts, left = np.full(len(sizes), -1), holders.copy()
+    # groups of many images first, as they fit less well later
+    rank = np.lexsort((np.random.default_rng(seed).permutation(len(sizes)), -sizes)).argsort()
+
+    while left.any():
+        label = int(np.where(left > 0, left, len(sizes) + 1).argmin())
+        units = of_label.indices[of_label.indptr[label] : of_label.indptr[label + 1]]
+        units = units[parts[units] < 0]
+        for unit in units[np.argsort(rank[units])].tolist():
+            _, _, part = max(zip(lacking[label], room, range(len(shares)), strict=True))
+            parts[unit] = part
+            room[part] -= sizes[unit]
+            place = slice(counts.indptr[unit], counts.indptr[unit + 1])
+            for other, images in zip(counts.indices[place].tolist(), counts.data[place].tolist(), strict=True):
+                lacking[other][part] -= images
+                left[other] -= 1
+    return parts
+
+
+def _limited(rows: np.ndarray, kinds: csr_array, most: int) -> list[int]:
+    """Those of `rows` that are kept where no label may have more than `most`; such with rare labels come first.
+
+    Args:
+        kinds: int64 (N, K), 1 where one of the rows has a label.
+    """
+    held = kinds.multiply(1 / np.maximum(kinds.sum(axis=0), 1)[None]).max(axis=1).toarray()
+    free, kept = [most] * kinds.shape[1], []
+    for position in np.argsort(-held, kind="stable").tolist():
+        labels = kinds.indices[kinds.indptr[position] : kinds.indptr[position + 1]].tolist()
+        if all(free[label] for label in labels):
+            kept.append(rows[position])
+            for label in labels:
+                free[label] -= 1
+    return kept
 
 
 def grouped(table: pd.DataFrame, pattern: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data import samples
+from classifier.data import labels, samples
 from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.class_names import EMPTY, require_labels
 from classifier.data.datamodule import ClassificationDataModule
@@ -42,6 +42,10 @@ class TableDataModule(ClassificationDataModule):
         path_prefix: Taken off the paths, such as /kaggle/input/pets/ of the machine that the table was made on.
         images: Folder below `root` that the paths begin in.
         extension: Added to paths that do not end in one of an image, such as `.jpg`.
+        label_columns: Columns of 0 and 1 (or false and true, no and yes) that are a class each, instead of
+            `label_column`; `all` for each column that has no other use.
+        label_separator: What is between the names in a cell of `label_column`, such as `|`; `json` for a list in JSON.
+            Without it, a cell is one name, and an image of several labels has several lines.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class TableDataModule(ClassificationDataModule):
         path_prefix: str | None = None,
         images: str | None = None,
         extension: str | None = None,
+        label_columns: Sequence[str] | str | None = None,
+        label_separator: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(Path(table).parent if root is None else root, **settings)
@@ -74,8 +80,10 @@ class TableDataModule(ClassificationDataModule):
         corners = _named("box_columns", samples.BOX, box_columns, "[xmin,ymin,xmax,ymax]")
         corners |= _named("size_columns", SIZE, size_columns, "[width,height]")
         self.table = Path(table).expanduser()
-        named = {"path": path_column, "label": label_column, **corners, "split": split_column, "group": group_column}
+        label = None if label_columns is not None else label_column
+        named = {"path": path_column, "label": label, **corners, "split": split_column, "group": group_column}
         self.columns = {key: str(column) for key, column in named.items() if column is not None}
+        self.label_columns, self.label_separator = labels.label_columns(label_columns), label_separator
         self.path_prefix = path_prefix and path_prefix.replace("\\", "/").rstrip("/") + "/"
         self.images = sub_folder("images", images or "")
         self.extension = f".{extension.removeprefix('.')}" if extension else ""
@@ -89,7 +97,8 @@ class TableDataModule(ClassificationDataModule):
         require_folder(self.root)
         file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
         try:
-            table = read_rows(file, self.columns, header=self.header, encoding=self.encoding or "")
+            columns = {**self.columns, **self.label_columns}
+            table = read_rows(file, columns, header=self.header, encoding=self.encoding or "")
         except (OSError, ValueError) as error:
             several = dict.fromkeys(samples.BOX, "box_columns") | dict.fromkeys(SIZE, "size_columns")
             keys = ["table", *(several.get(key, f"{key}_column") for key in self.columns)]
@@ -101,13 +110,14 @@ class TableDataModule(ClassificationDataModule):
                 ways += ", where each class has a column task=multi_label data.label_columns=[...]"
             raise UserError(f"cannot read the table {file} ({error}): use {ways}") from error
         table = table.assign(**{key: table[key].str.strip() for key in self.columns})
+        table = labels.with_label_text(table, self.label_separator, self.task)
         if "x1" in table:
             numbers = _numbers(table.reindex(columns=[*samples.BOX, *SIZE]))
             blank = np.isnan(numbers[:, :4]).all(axis=1)
             blank[blank] = table.loc[blank, samples.BOX].isin(["", "nan", "NaN", "NA", "null", "None"]).all(axis=1)
             numbers[blank, :4] = 0
             table = self.boxes.read(table.assign(**dict(zip([*samples.BOX, *SIZE], numbers.T, strict=True))))
-        for key in ("path", "label"):
+        for key in ("path", "label") if self.task == labels.SINGLE else ("path",):
             table = samples.mark(table, table[key] == "", f"no {key}")
         if not self.any_label:
             says = f"its label stands for none ({', '.join(EMPTY)}): rename it, or use data.any_label=true"
@@ -143,10 +153,12 @@ class TableDataModule(ClassificationDataModule):
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         ways = "data.table=... data.root=..., a sub-folder data.images=..., data.path_prefix=..., data.extension=.jpg"
         table = mark_unusable(table, self.root, file, ways)
-        if not self.any_label and self.given_classes is None:
+        names = self.label_separator is None and not self.label_columns  # one in each cell
+        if names and self.task == labels.SINGLE and not self.any_label and self.given_classes is None:
             require_labels(table["label"][samples.usable(table)], self.columns["label"])
         differing = good.index[good.duplicated(place, keep=False)]
-        table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
+        if self.task == labels.SINGLE:
+            table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
         if "problem" in table:
             table["problem"] = "line " + table.index.astype("str") + f" of {file.name}: " + table["problem"]
         return table.reset_index(drop=True)

@@ -53,8 +53,9 @@ def read_rows(
         ValueError: It is not in this encoding, has a quote that is not closed, or lacks a column.
     """
     if path.suffix.lower() == ".parquet":
-        places = _places(pq.read_schema(path).names, columns, optional)
-        table = pd.read_parquet(path, columns=[columns[key] for key in places], dtype_backend="pyarrow")
+        names = pq.read_schema(path).names
+        places = _places(names, columns, optional)
+        table = pd.read_parquet(path, columns=[names[place] for place in places.values()], dtype_backend="pyarrow")
         return table.astype("str").fillna("").set_axis(list(places), axis=1).set_axis(range(1, len(table) + 1))
     text = _text(path, encoding)
     lines = ((number, line) for number, line in enumerate(io.StringIO(text[: 1 << 20]), 1) if line.strip())
@@ -133,7 +134,10 @@ def _unzip(raw: bytes, encoding: str) -> bytes:
 
 
 def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
-    """Key of `columns` -> the place of its column."""
+    """Key of `columns` -> the place of its column. The key `*` stands for a key `*name` of each column without one."""
+    if "*" in columns:
+        rest = {f"*{name}": name for name in names if name and name not in columns.values()}
+        columns = {**{key: column for key, column in columns.items() if key != "*"}, **rest}
     found = {key: column for key, column in columns.items() if column in names or key not in optional}
     for column in found.values():
         if names.count(column) != 1:

@@ -38,6 +38,19 @@ def confusion_figure(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def bar_figure(values: Sequence[float], names: Sequence[str], label: str) -> Figure:
+    """A bar from 0 to 1 for each name, the longest on top; none for nan. Of many names, the 15 longest and shortest."""
+    order = np.argsort(-np.asarray(values), kind="stable")
+    order = np.concatenate([order[:15], order[-15:]]) if len(order) > 30 else order
+    figure = Figure(figsize=(7, 1.2 + 0.25 * len(order)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(order)), np.nan_to_num(np.asarray(values)[order]), color="tab:blue")
+    axes.set_yticks(range(len(order)), [names[number] for number in order], parse_math=False)
+    axes.set(xlabel=label, xlim=(0, 1))
+    axes.invert_yaxis()
+    return figure
+
+
 def rate_figure(rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, best: float | None) -> Figure:
     """Loss by learning rate, as it was and smoothed, with the rate that is suggested as the best."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -97,7 +97,7 @@ def check_data(config: DictConfig) -> int:
         listed = in_pixels(listed, sizes, datamodule.margin)
     problems = listed[~usable(listed)].reindex(columns=["path", "problem"])
     table, thumbnails = read_all(listed[usable(listed)].reset_index(drop=True), datamodule, refusals)
-    counts = class_counts(table[table["usable"]])
+    counts = class_counts(table[table["usable"]], datamodule.task)
     height, width = datamodule.preprocessing.image_size
     # pictures that are meant to be small, such as digits, are read small
     min_side = min(16, min(height, width) / 2) if config.min_side is None else config.min_side

@@ -4,6 +4,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from classifier.data import ClassificationDataModule, build_datamodule
+from classifier.data.labels import classes_of, members
 from classifier.data.samples import SPLITS
 from classifier.errors import require_whole
 from classifier.runs import plain
@@ -22,12 +23,17 @@ def open_data(config: DictConfig) -> ClassificationDataModule:
     return datamodule
 
 
-def class_counts(samples: pd.DataFrame) -> pd.DataFrame:
-    """Number of samples of each class (index) in each part that has any, and in `all` (columns)."""
+def class_counts(samples: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Number of samples of each class (index) in each part that has any, and in `all` (columns).
+
+    With several labels an image, it counts for each of them.
+    """
     labels = samples["label"]
     counts = pd.crosstab(labels, samples["split"]).reindex(labels.cat.categories, fill_value=0)
     counts = counts.reindex(columns=[part for part in SPLITS if part in counts])
-    return counts.assign(all=labels.value_counts())
+    counts = counts.assign(all=labels.value_counts())
+    of_class = members(labels, task).T @ counts.to_numpy()
+    return pd.DataFrame(of_class, classes_of(labels, task).rename(counts.index.name), counts.columns)
 
 
 def class_table(counts: pd.DataFrame) -> str:

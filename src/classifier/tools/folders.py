@@ -1,4 +1,7 @@
-"""Boxes, or whole images, as class folders: output/{train,val,test}/<class>/<name>, to train on with data=folder."""
+"""Boxes, or whole images, as class folders: output/{train,val,test}/<class>/<name>, to train on with data=folder.
+
+Of images with several labels: output/{train,val,test}/<name>, with the labels in split.csv.
+"""
 
 import logging
 import re
@@ -11,6 +14,7 @@ from PIL import Image
 
 from classifier.data import ClassificationDataModule
 from classifier.data.image import upright_size
+from classifier.data.labels import JOIN, MULTI, SINGLE
 from classifier.data.listing import EXTENSIONS
 from classifier.data.samples import BOX, SPLITS
 from classifier.errors import UserError, require_choice, require_flag, require_whole
@@ -69,8 +73,13 @@ def crop(config: DictConfig) -> Path:
     list(tracked(parallel_map(write, todo, workers), "writing", len(todo)))
     log.info("%s: %d written, %d were there", output, len(todo), len(files) - len(todo))
     without_val = "" if "val" in datamodule.parts else " data.val_fraction=0"  # else one would be cut from training
-    how = without_val if config.by_split else f" data.split_file={output / LIST}"
-    log.info("read it with data=folder data.root=%s%s", output, how)
+    how = f"data=folder data.root={output}" + (without_val if config.by_split else f" data.split_file={output / LIST}")
+    if datamodule.task == MULTI:
+        how = (
+            f"task={MULTI} data=table data.table={output / LIST} data.split_column=split data.label_separator='{JOIN}'"
+        )
+        how += without_val
+    log.info("read it with %s", how)
     return output
 
 
@@ -89,10 +98,12 @@ def plan(datamodule: ClassificationDataModule, config: DictConfig) -> pd.DataFra
     if BOX[0] in table:
         files["source_box"] = table[BOX].astype("str").agg(" ".join, axis=1)
         stems += "_" + (table.groupby("path").cumcount() + 1).astype("str")
-    folders = distinct(pd.Series(datamodule.classes, datamodule.classes).map(safe_name))
-    if changed := [f"{name!r} as {folder}" for name, folder in folders.items() if name != folder]:
-        log.warning("some classes get another folder name: %s", ", ".join(changed))
-    place = files["label"].map(folders) + "/" + stems
+    place = stems
+    if datamodule.task == SINGLE:
+        folders = distinct(pd.Series(datamodule.classes, datamodule.classes).map(safe_name))
+        if changed := [f"{name!r} as {folder}" for name, folder in folders.items() if name != folder]:
+            log.warning("some classes get another folder name: %s", ", ".join(changed))
+        place = files["label"].map(folders) + "/" + stems
     place = files["split"] + "/" + place if config.by_split else place
     files.insert(0, "path", distinct(place) + f".{config.format}")
     return files

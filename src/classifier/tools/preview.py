@@ -95,7 +95,7 @@ def _samples(datamodule: ClassificationDataModule, rows: np.ndarray, draws: int)
         tensors += [training[(epoch, position, 0)]["image"] for epoch in range(draws)]
         label, part, path = table.loc[row, ["label", "split", "path"]]
         pictures = [tensor.permute(1, 2, 0).squeeze(-1).numpy() for tensor in tensors]
-        yield Sample(label, "in no part" if pd.isna(part) else part, path, pictures, shown_box)
+        yield Sample(label or "no label", "in no part" if pd.isna(part) else part, path, pictures, shown_box)
 
 
 def draw(headings: Sequence[str], samples: Iterable[Sample], count: int) -> Figure:

@@ -36,7 +36,7 @@ def statistics(config: DictConfig) -> dict[str, Any]:
     # over all pixels: the mean of the images' own deviations would leave out that images differ
     std = np.sqrt((shares * (VALUES - mean[:, None]) ** 2).sum(1))
     ranges = sizes.assign(aspect=sizes["width"] / sizes["height"]).agg(["min", "median", "max"]).astype(float)
-    counts = class_counts(datamodule.samples[datamodule.samples["split"].notna()])
+    counts = class_counts(datamodule.samples[datamodule.samples["split"].notna()], datamodule.task)
     height, width = datamodule.preprocessing.image_size
     found: dict[str, Any] = {
         "images": len(sizes),

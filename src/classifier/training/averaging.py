@@ -17,6 +17,7 @@ class WeightAverage(pl.Callback):
 
     Step n (from 0 on) keeps `min(decay, (1 + n) / (10 + n))` of the average: in a short run, or early in a long one, it
     covers the last tenth of the steps, and not the weights drawn at random. Frozen weights stay the same to the bit.
+    What the task has chosen of a validation, as thresholds, is that of the average, and is not averaged.
 
     (Lightning's EMAWeightAveraging tests the training weights when `trainer.test(ckpt_path=...)` follows the fit,
     leaves the average of a GPU's weights in the CPU's memory, lets frozen weights drift by rounding, and takes ten
@@ -51,7 +52,7 @@ class WeightAverage(pl.Callback):
             self.other, self.swapped = {}, False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        weights = pl_module.state_dict()
+        weights = _weights(pl_module)
         start = self.other or weights  # of a resumed run, still on the CPU
         self.other = {name: start[name].to(value.device, copy=True) for name, value in weights.items()}
 
@@ -62,7 +63,7 @@ class WeightAverage(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.steps:  # gradients are being accumulated
             return
-        pairs = [(self.other[name], value) for name, value in pl_module.state_dict().items()]
+        pairs = [(self.other[name], value) for name, value in _weights(pl_module).items()]
         averages, values = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         get_ema_multi_avg_fn(decay)(averages, values, self.steps)  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ class WeightAverage(pl.Callback):
 
     @torch.no_grad()
     def _swap(self, pl_module: pl.LightningModule) -> None:
-        weights = pl_module.state_dict()
+        weights = _weights(pl_module)
         incoming = {name: value.clone() for name, value in self.other.items()}
         # in place, as what a validation creates (inference tensors) cannot be trained; in two loops, as shared weights
         # have several names
@@ -95,10 +96,14 @@ class WeightAverage(pl.Callback):
         """Save the average as `state_dict`, at whatever moment of the run."""
         current = checkpoint["state_dict"]
         average, training = (current, self.other) if self.swapped else (self.other, current)
-        checkpoint |= {"state_dict": average, TRAINING_WEIGHTS: training}
+        checkpoint |= {"state_dict": {**current, **average}, TRAINING_WEIGHTS: {**current, **training}}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Resume a run: the module has its average by now. A test after the fit is one of the average."""
         if trainer.state.fn == "fit":
             self.other = checkpoint["state_dict"]
             pl_module.load_state_dict(checkpoint[TRAINING_WEIGHTS])
+
+
+def _weights(pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in pl_module.state_dict().items() if not name.startswith("task.")}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from classifier.evaluation.figures import confusion_figure, image_grid
+from classifier.evaluation.figures import image_grid
 from classifier.training.lightning_private import ProgressBarFromOne
 from classifier.training.module import Batch
 
@@ -32,17 +32,17 @@ class FirstBatch(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
-            titles = [pl_module.classes[label] for label in batch["label"][: self.count].tolist()]
+            titles = pl_module.task.names(batch["label"][: self.count])
             _show(trainer, "images/first_batch", image_grid(batch["image"][: self.count].cpu(), titles))
 
 
 class ConfusionMatrix(pl.Callback):
-    """Shows the confusion matrix of each validation in TensorBoard."""
+    """Shows the confusion matrix of each validation in TensorBoard; of several labels an image, AP by class."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if pl_module.confusion is not None and trainer.is_global_zero and not trainer.sanity_checking:
-            figure = confusion_figure(pl_module.confusion.cpu(), pl_module.classes)
-            _show(trainer, "images/confusion_matrix", figure)
+        if pl_module.details and trainer.is_global_zero and not trainer.sanity_checking:
+            name, figure = pl_module.task.figure(pl_module.details)
+            _show(trainer, f"images/{name}", figure)
 
 
 class Throughput(pl.Callback):

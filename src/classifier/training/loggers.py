@@ -89,9 +89,10 @@ class EpochCSVLogger(EpochLogger):
 
 
 # name -> how it is shown, in 80 columns; what an epoch does not have is left out
-SHOWN = {"train/loss": "loss {:.3f}", "train/acc": "acc {:.3f} ", "val/loss": "val loss {:.3f}",
-         "val/acc": "acc {:.3f} ", "train/images_per_second": "{:.0f} img/s ",
-         "train/data_wait": "{:.0%} wait"}  # fmt: skip
+SHOWN = {"train/loss": "loss {:.3f}", "train/acc": "acc {:.3f} ", "train/f1_micro": "f1 {:.3f} ",
+         "val/loss": "val loss {:.3f}",
+         "val/acc": "acc {:.3f} ", "val/map": "map {:.3f} ",
+         "train/images_per_second": "{:.0f} img/s ", "train/data_wait": "{:.0%} wait"}  # fmt: skip
 
 
 class ConsoleLogger(EpochLogger):

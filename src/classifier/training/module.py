@@ -57,14 +57,16 @@ class ImageClassifier(pl.LightningModule):
         optimizer: `_target_` and arguments of an optimiser.
         scheduler: `_target_` and arguments of one of `schedules`; None for a constant rate.
         finetune: Arguments of `FineTuning`; None to train everything at one rate.
-        loss: `_target_` and arguments of a training loss, see `build_loss`; None for plain cross entropy.
+        loss: `_target_` and arguments of a training loss, see `build_loss`; None for the task's own.
         class_counts: Training images of each class, for losses that ask for them.
+        image_count: Training images, for the same.
         mix: Arguments of `BatchMix`.
         seed: Of dropout and whatever else is drawn on the device, together with epoch, batch and rank.
         trusted: Whether the user wrote `model`; else it may only name what a checkpoint may.
 
     Attributes:
         evaluated_split: The prefix of a test's metrics.
+        details: What the last validation or test has found besides scalars: a confusion matrix, or a table of classes.
         flip: Evaluate and predict by the mean of two probabilities: of the image and of its mirror image.
     """
 
@@ -80,6 +82,7 @@ class ImageClassifier(pl.LightningModule):
         finetune: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
         class_counts: Sequence[int] | None = None,
+        image_count: int = 0,
         mix: Mapping[str, Any] | None = None,
         seed: int = 0,
         trusted: bool = False,
@@ -94,15 +97,16 @@ class ImageClassifier(pl.LightningModule):
         made_for: dict[str, Any] = {"num_classes": len(classes), "in_chans": channels, "image_size": size}
         self.normalize, self.network = build_model(model, trusted=trusted, **made_for)
         self.mix = BatchMix(len(classes), **(mix or {}))
-        loss = loss or {"_target_": "classifier.training.task.CrossEntropy"}
-        self.task = TASKS[task](classes, build_loss(loss, classes=classes, class_counts=class_counts))
+        loss = loss or {"_target_": TASKS[task].default_loss}
+        counts: dict[str, Any] = {"class_counts": class_counts, "image_count": image_count}
+        self.task = TASKS[task](classes, build_loss(loss, classes=classes, **counts))
         self.task.require_loss(loss["_target_"], mixed=bool(self.mix.kinds))
         self.train_metrics = self.task.train_metrics()
         self.eval_metrics = self.task.evaluation_metrics()
         self.finetuning = FineTuning(self.network, **(finetune or {}))
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.seed = seed
-        self.confusion: torch.Tensor | None = None
+        self.details: dict[str, Any] = {}
         self.evaluated_split = "test"
         self.flip = False
         self.example_input_array = torch.zeros(1, channels, *size, dtype=torch.uint8)
@@ -201,27 +205,28 @@ class ImageClassifier(pl.LightningModule):
         return self.task.mean_logits(logits, self(images.flip(3)).float()) if self.flip else logits
 
     def on_validation_epoch_end(self) -> None:
-        self._log_results("val", self.eval_metrics)
+        fitting = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        self._log_results("val", self.task.results(self.eval_metrics, fitting), self.eval_metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._log_results(self.evaluated_split, self.eval_metrics)
+        self._log_results(self.evaluated_split, self.task.results(self.eval_metrics, fitting=False), self.eval_metrics)
 
     def on_train_epoch_end(self) -> None:
-        self._log_results("train", self.train_metrics)
+        self._log_results("train", self.train_metrics.compute(), self.train_metrics)
         scheduler = self.lr_schedulers()
         validated = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
         if isinstance(scheduler, ReduceLROnPlateau) and validated:
             assert self.scheduler_config is not None
             scheduler.step(self.trainer.callback_metrics[self.scheduler_config["monitor"]])
 
-    def _log_results(self, split: str, metrics: Metric) -> None:
-        results = metrics.compute()
+    def _log_results(self, split: str, results: dict[str, Any], metrics: Metric) -> None:
         if split == "train" and results["loss"].isnan():
             raise UserError("the training loss became nan: use a lower optimizer.lr, or trainer.gradient_clip_val=1.0")
         metrics.reset()
-        self.confusion = results.pop("confusion", self.confusion)
+        self.details = {name: value for name, value in results.items() if value.ndim} or self.details
         for name, value in results.items():
-            self.log(f"{split}/{name}", value.float(), sync_dist=False)  # the metric has summed over processes
+            if value.ndim == 0:
+                self.log(f"{split}/{name}", value.float(), sync_dist=False)  # it is of all processes
 
     def train_results(self) -> dict[str, float]:
         """Training metrics of the epoch so far, over all processes; nothing at its end, when they are logged."""

@@ -6,16 +6,22 @@ import logging
 import math
 import pydoc
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional
 from torchmetrics import Metric
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from classifier.errors import UserError, as_typed, did_you_mean, require_number
+from classifier.data.labels import JOIN, MULTI, SINGLE
+from classifier.errors import UserError, as_typed, did_you_mean, require_choice, require_number
+from classifier.evaluation import metrics
+from classifier.evaluation.figures import bar_figure, confusion_figure
 from classifier.evaluation.metrics import EvalMetrics, TrainMetrics
 from classifier.instantiate import build
 
@@ -71,23 +77,73 @@ class CrossEntropy(nn.CrossEntropyLoss):
         super().__init__(weight, reduction="none", label_smoothing=label_smoothing)
 
 
+class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
+    """Binary cross entropy of each image and class, for images with any number of labels.
+
+    Args:
+        classes: Names, in the order of the labels.
+        class_counts: Training images of each class, for `balanced`.
+        image_count: Training images, for `balanced`.
+        label_smoothing: 0 to 1, the share of each target that becomes one half.
+        pos_weight: The factor on the loss of the images that have a class: `none`, `balanced` (how many images are
+            without it for one with it), or class -> number, 1 for the others.
+
+    Raises:
+        UserError: A value is out of range, or there is no such class.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        class_counts: Sequence[int] | None = None,
+        image_count: int = 0,
+        label_smoothing: float = 0.0,
+        pos_weight: str | Mapping[str, float] = "none",
+    ) -> None:
+        require_number("loss.label_smoothing", label_smoothing, least=0, most=1)
+        weights = pos_weight if isinstance(pos_weight, Mapping) else {}
+        if pos_weight == "balanced" and class_counts is not None:
+            counts = zip(classes, class_counts, strict=True)
+            weights = {name: (image_count - count) / count for name, count in counts if 0 < count < image_count}
+        elif pos_weight not in ("none", "balanced") and not weights:
+            raise UserError(f"loss.pos_weight={as_typed(pos_weight)}: use none, balanced, or {{CLASS: NUMBER}}")
+        for name, number in weights.items():
+            require_choice("loss.pos_weight", str(name), classes)
+            require_number(f"loss.pos_weight.{name}", number, least=0)
+        by_name = {str(name): float(number) for name, number in weights.items()}
+        factors = torch.tensor([by_name.get(name, 1.0) for name in classes])
+        super().__init__(pos_weight=factors if weights else None, reduction="none")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Logits float (B, K), targets float (B, K) -> losses float (B, K)."""
+        return super().forward(logits, targets + self.label_smoothing * (0.5 - targets))
+
+
 def build_loss(
-    config: Mapping[str, Any], *, classes: Sequence[str], class_counts: Sequence[int] | None = None
+    config: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    class_counts: Sequence[int] | None = None,
+    image_count: int = 0,
 ) -> nn.Module:
     """Build a loss of torch.nn, or a class of your own, that gives the loss of each image.
 
     Args:
-        config: `_target_` and its arguments. Where the class takes them, it also gets `reduction="none"`, `classes`
-            and `class_counts`.
+        config: `_target_` and its arguments. Where the class takes them, it also gets `reduction="none"`, `classes`,
+            `class_counts` and `image_count`.
         classes: Names, in the order of the labels.
         class_counts: Training images of each class.
+        image_count: Training images.
 
     Raises:
         UserError: There is no such class, it does not take the arguments, or it has parameters to train.
     """
     target = pydoc.locate(str(config.get("_target_")))
     accepted = inspect.signature(target).parameters if callable(target) else {}
-    offered = {"reduction": "none", "classes": list(classes), "class_counts": class_counts}
+    counts = {"class_counts": class_counts, "image_count": image_count}
+    offered: dict[str, Any] = {"reduction": "none", "classes": list(classes), **counts}
     given: dict[str, Any] = {key: value for key, value in offered.items() if key in accepted}
     loss: nn.Module = build(config, "loss", **given)
     if any(parameter.requires_grad for parameter in loss.parameters()):
@@ -114,7 +170,7 @@ class BatchMix(nn.Module):
                 self.kinds.append(kind(alpha=alpha, num_classes=num_classes))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """images float (B, C, H, W), labels int64 (B,) -> the same, or mixed images and shares float (B, K)."""
+        """images float (B, C, H, W), labels int64 (B,) or float (B, K) -> the same, or mixed ones, float (B, K)."""
         if not self.kinds:
             return images, labels
         chosen = self.kinds[int(torch.randint(len(self.kinds), ()))] if len(self.kinds) > 1 else self.kinds[0]
@@ -122,13 +178,16 @@ class BatchMix(nn.Module):
         return mixed
 
 
-class SingleLabel(nn.Module):
-    """Each image has exactly one class.
+class Task(nn.Module):
+    """What all kinds of classification share.
 
     Args:
         classes: Names, in the order of the labels.
-        loss: Logits float (B, K) and targets, int64 (B,) or shares float (B, K) -> losses float (B,).
+        loss: Logits float (B, K) and targets -> losses float (B,), or (B, K), of which the mean is taken.
     """
+
+    default_loss: str  # the class
+    headline: str  # the metric that runs are compared by, without the part of the data
 
     def __init__(self, classes: Sequence[str], loss: nn.Module) -> None:
         super().__init__()
@@ -140,6 +199,10 @@ class SingleLabel(nn.Module):
         found: torch.Tensor = self.loss(logits, targets)
         return found
 
+    def trial_targets(self, mixed: bool) -> torch.Tensor:
+        """Those of two made-up images; as mixup and cutmix give them, where they are `mixed`."""
+        raise NotImplementedError
+
     def require_loss(self, target: str, mixed: bool) -> None:
         """Try the loss on two made-up images.
 
@@ -150,11 +213,9 @@ class SingleLabel(nn.Module):
         Raises:
             UserError: It does not take the targets, or does not give one loss for each image.
         """
-        labels = torch.arange(2) % len(self.classes)
-        targets = functional.one_hot(labels, len(self.classes)).float() if mixed else labels
-        trial = copy.deepcopy(self.loss)  # which may keep statistics
+        trial = copy.deepcopy(self)  # whose loss may keep statistics
         try:
-            found = trial(torch.zeros(2, len(self.classes)), targets)
+            found = trial.losses(torch.zeros(2, len(self.classes)), self.trial_targets(mixed))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             advice = "use mix.mixup=0 mix.cutmix=0, or another loss" if mixed else "use another loss"
             reason = " ".join(str(error).split())
@@ -162,6 +223,22 @@ class SingleLabel(nn.Module):
         shape = tuple(getattr(found, "shape", ()))
         if shape != (2,):
             raise UserError(f"loss._target_={target} must give one loss for each image, (2,) for two, and gave {shape}")
+
+
+class SingleLabel(Task):
+    """Each image has exactly one class.
+
+    Args:
+        classes: Names, in the order of the labels.
+        loss: Logits float (B, K) and targets, int64 (B,) or shares float (B, K) -> losses float (B,).
+    """
+
+    default_loss = "classifier.training.task.CrossEntropy"
+    headline = "acc"
+
+    def trial_targets(self, mixed: bool) -> torch.Tensor:
+        labels = torch.arange(2) % len(self.classes)
+        return functional.one_hot(labels, len(self.classes)).float() if mixed else labels
 
     def evaluation_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Plain cross entropy of each image, float (B,), whatever the training loss is."""
@@ -183,6 +260,19 @@ class SingleLabel(nn.Module):
         """What is measured of a validation or a test: called with logits, labels and evaluation losses."""
         return EvalMetrics(len(self.classes))
 
+    def results(self, gathered: Metric, fitting: bool) -> dict[str, Any]:
+        """Scalars of what `evaluation_metrics` has gathered, and `confusion`, int64 (K, K)."""
+        found: dict[str, Any] = gathered.compute()
+        return found
+
+    def figure(self, details: Mapping[str, Any]) -> tuple[str, Figure]:
+        """A name, and the picture of what `results` has besides scalars."""
+        return "confusion_matrix", confusion_figure(details["confusion"].cpu(), self.classes)
+
+    def names(self, labels: torch.Tensor) -> list[str]:
+        """The labels of a batch, int64 (B,), as text."""
+        return [self.classes[label] for label in labels.tolist()]
+
     @property
     def metric_names(self) -> set[str]:
         """What a run logs each epoch, and so can monitor."""
@@ -203,4 +293,101 @@ class SingleLabel(nn.Module):
         return pd.DataFrame(dict(zip(columns, cells, strict=True)))
 
 
-TASKS: dict[str, type[SingleLabel]] = {"single_label": SingleLabel}
+class MultiLabel(Task):
+    """Each image has any number of classes.
+
+    Args:
+        classes: Names, in the order of the labels.
+        loss: Logits float (B, K) and targets float (B, K) of 0 and 1, or mixed -> losses float (B,) or (B, K).
+
+    Attributes:
+        thresholds: float32 (K,), probabilities from which on a class is predicted: those that give the best F1 of each
+            class in the latest validation of the training, and 0.5 of a class that it lacks.
+    """
+
+    default_loss = "classifier.training.task.BinaryCrossEntropy"
+    headline = "map"
+    thresholds: torch.Tensor
+
+    def __init__(self, classes: Sequence[str], loss: nn.Module) -> None:
+        super().__init__(classes, loss)
+        self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
+
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        found = super().losses(logits, targets)
+        return found.mean(1) if getattr(found, "shape", None) == logits.shape else found
+
+    def trial_targets(self, mixed: bool) -> torch.Tensor:
+        return torch.ones(2, len(self.classes)) - 0.5 * mixed
+
+    def require_loss(self, target: str, mixed: bool) -> None:
+        if isinstance(self.loss, nn.CrossEntropyLoss):  # takes the targets for shares
+            advice = "use loss=binary_cross_entropy, or task=single_label"
+            raise UserError(f"loss._target_={target} is for one class an image, not task=multi_label: {advice}")
+        super().require_loss(target, mixed)
+
+    def evaluation_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Plain binary cross entropy, float (B,), the mean over classes, whatever the training loss is."""
+        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+
+    def mean_logits(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of the mean of two predictions' probabilities."""
+        log = functional.logsigmoid
+        return torch.logaddexp(log(first), log(second)) - torch.logaddexp(log(-first), log(-second))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits float (B, K) -> the same shape, each from 0 to 1."""
+        return logits.sigmoid()
+
+    def train_metrics(self) -> Metric:
+        """What is measured of training: called with logits, labels and training losses."""
+        return metrics.MultiLabelTrainMetrics()
+
+    def evaluation_metrics(self) -> Metric:
+        """What is measured of a validation or a test: called with logits, labels and evaluation losses."""
+        return metrics.MultiLabelScores()
+
+    def results(self, gathered: Metric, fitting: bool) -> dict[str, Any]:
+        """Scalars: `loss`, `map`, `auc`, `f1`, `f1_micro` and `exact`; and `classes`, a table of what is known of each.
+
+        Args:
+            fitting: Choose the thresholds first.
+        """
+        found = gathered.compute()
+        scores, targets = (found[name].numpy(force=True) for name in ("scores", "targets"))
+        targets = targets > 0
+        ap, auc, best = np.array([metrics.of_ranks(*pair) for pair in zip(scores.T, targets.T, strict=True)]).T
+        if fitting:
+            self.thresholds.copy_(torch.from_numpy(np.where(np.isnan(best), 0.5, best)))
+        limits = self.thresholds.numpy(force=True)
+        sets, f1 = metrics.of_sets(scores >= limits, targets)
+        columns = {"class": self.classes, "images": targets.sum(axis=0), "ap": ap, "auc": auc, "f1": f1}
+        table = pd.DataFrame({**columns, "threshold": limits})
+        numbers = {"map": table["ap"].mean(), "auc": table["auc"].mean(), **sets}  # of those that are known
+        return {"loss": found["loss"], **{name: torch.tensor(numbers[name]) for name in numbers}, "classes": table}
+
+    def figure(self, details: Mapping[str, Any]) -> tuple[str, Figure]:
+        """A name, and the picture of what `results` has besides scalars."""
+        return "average_precision", bar_figure(details["classes"]["ap"].tolist(), self.classes, "average precision")
+
+    def names(self, labels: torch.Tensor) -> list[str]:
+        """The labels of a batch, float (B, K), as text."""
+        return [JOIN.join(compress(self.classes, row)) for row in (labels > 0).tolist()]
+
+    @property
+    def metric_names(self) -> set[str]:
+        """What a run logs each epoch, and so can monitor."""
+        return {"train/loss", "train/f1_micro", "val/loss", "val/map", "val/auc", "val/f1", "val/f1_micro", "val/exact"}
+
+    def prediction_columns(self, top_k: int) -> list[str]:
+        """labels, and the probability of each class; of all classes, as any number of them may be true."""
+        return ["labels", *(f"p_{name}" for name in self.classes)]
+
+    def predictions(self, probabilities: torch.Tensor, top_k: int) -> pd.DataFrame:
+        """The predicted classes of each image, in `prediction_columns`; probabilities float (B, K)."""
+        labels = pd.Series(self.names(probabilities >= self.thresholds.to(probabilities)), dtype="str")
+        values = probabilities.double().cpu().numpy().round(6)
+        return pd.concat([labels, pd.DataFrame(values)], axis=1).set_axis(self.prediction_columns(top_k), axis=1)
+
+
+TASKS: dict[str, type[SingleLabel | MultiLabel]] = {SINGLE: SingleLabel, MULTI: MultiLabel}

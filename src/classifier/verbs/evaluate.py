@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
@@ -104,8 +105,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         table = samples[["path"]].assign(status="ok").join(predictions).join(samples.filter(["target", *BOX]))
         write_csv(output / "predictions.csv", table, "output_dir", float_format="%.6f")
         write_json(output / "metrics.json", metrics)
+        tables = {f"{name}.csv": found for name, found in model.details.items() if isinstance(found, pd.DataFrame)}
+        for name, found in tables.items():
+            write_csv(output / name, found, "output_dir", float_format="%.6f")
         log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" in name))
-        log.info("in %s: metrics.json, predictions.csv", output)
+        log.info("in %s: %s", output, ", ".join(["metrics.json", "predictions.csv", *tables]))
     return metrics
 
 
@@ -123,7 +127,7 @@ def _open_data(
     """
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     typed = {text.partition("=")[0].lstrip("+") for text in overrides}
-    build = partial(build_datamodule, classes=list(model.classes))
+    build = partial(build_datamodule, classes=list(model.classes), task=model.hparams["task"])
     datamodule, trained_on = build(settings), record["config"]["data"]
     keys = ["_target_", *own_parameters(type(datamodule))]
     own_data = all(_place(settings.get(key)) == _place(trained_on.get(key)) for key in keys)

@@ -7,14 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from classifier.data import ClassificationDataModule, build_datamodule
-from classifier.data.samples import labels_of
 from classifier.errors import UserError, as_typed, require_choice, require_flag, require_whole
 from classifier.evaluation.predictions import rounded, write_json
 from classifier.files import report_full_disk, require_outside
@@ -112,7 +110,8 @@ def _fit(
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics, "log_dir")
         # for HPARAMS; charts of one point come last among the others by this name
-        reached = {f"with_best/{name}": metrics[name] for name in (settings["monitor"], "test/acc") if name in metrics}
+        compared = (settings["monitor"], f"test/{model.task.headline}")
+        reached = {f"with_best/{name}": metrics[name] for name in compared if name in metrics}
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
                 logger.log_metrics(reached, trainer.global_step - 1)  # as Lightning counts
@@ -133,15 +132,16 @@ def build_classifier(settings: dict[str, Any], datamodule: ClassificationDataMod
     Raises:
         UserError: The config does not fit together.
     """
-    labels = labels_of(datamodule.samples)[datamodule.rows("train")]
+    counts = datamodule.class_counts("train")
     pl.seed_everything(settings["seed"], verbose=False)
     model = ImageClassifier(
         model=settings["model"] if new else without_weights(settings["model"]),
         classes=list(datamodule.classes),
         preprocessing=datamodule.preprocessing.to_dict(),
-        class_counts=np.bincount(labels, minlength=len(datamodule.classes)).tolist(),
+        class_counts=counts.tolist(),
+        image_count=len(datamodule.rows("train")),
         trusted=True,
-        **{key: settings[key] for key in ("optimizer", "scheduler", "finetune", "loss", "mix", "seed")},
+        **{key: settings[key] for key in ("optimizer", "scheduler", "finetune", "loss", "mix", "seed", "task")},
     )
     for size in {model.preprocessing.image_size, *datamodule.augmentation.sizes.values()}:
         require_image_size(
