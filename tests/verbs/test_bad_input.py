@@ -161,7 +161,6 @@ def test_no_hub(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "text",
     [
         "<annotation><object>",
-        generate.voc_xml([], (48, 40)),
         generate.voc_xml([("red", (500, 500, 600, 600))], (48, 40)),
         '<!DOCTYPE a [<!ENTITY x "red">]><annotation><object><name>&x;</name></object></annotation>',
     ],

@@ -3,8 +3,6 @@
 import math
 import os
 import stat
-import struct
-import zlib
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from io import BytesIO
@@ -19,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from classifier.data import jpeg
 from classifier.data.jpeg import ORIENTATION_TAG
+from classifier.data.notes import AVIF, PNG, without_notes
 from classifier.data.samples import readable
 from classifier.errors import UserError
 from classifier.untrusted import content_of
@@ -29,10 +28,6 @@ MOST_BYTES = 1_500_000_000  # while an image is decoded
 LIBRARIES = {"WEBP": 8, "AVIF": 8}  # bytes a pixel that they take besides Pillow
 WHITE = {"bool": 1, "uint16": 65535}
 ROUNDING = 0.01  # by which resized fractions leave 0 to 1
-
-PNG = b"\x89PNG\r\n\x1a\n"
-AVIF = b"ftyp"  # behind 4 bytes
-CHUNK = struct.Struct(">I4s")  # length of what follows, kind
 
 Picture = str | Path | np.ndarray | Image.Image
 """What can be read: a file, numbers (H, W) or (H, W, 1 or 3) as `to_uint8` takes them, or a Pillow image."""
@@ -101,36 +96,15 @@ def opened(file: IO[bytes] | bytes) -> Image.Image:
         if not isinstance(file, bytes):
             file.seek(0)
             start = file.read(512)
-            file = start + file.read() if start.startswith(PNG) or start[4:8] == AVIF else start
+            file = start + file.read() if start.startswith(PNG) or start[4:12] in AVIF else start
         try:
-            if not file.startswith(PNG) and file[4:8] != AVIF:
+            if not file.startswith(PNG) and file[4:12] not in AVIF:
                 raise
             image = Image.open(BytesIO(without_notes(file, all_of_them=True)), formats=FORMATS)
         except UnidentifiedImageError:
             raise UnidentifiedImageError(content_of(file[:512]) or UNKNOWN) from error
     require_memory(image, 8 if image.format == "JPEG" else 1)
     return image
-
-
-def without_notes(data: bytes, all_of_them: bool) -> bytes:
-    """A PNG without what can be missed behind the pixels, or anywhere; an AVIF without EXIF; other bytes as they are.
-
-    Of a PNG, colours stay, and EXIF that is whole, as it holds the orientation; an AVIF's stands elsewhere.
-    """
-    if all_of_them and data[4:8] == AVIF:
-        return data.replace(b"Exif", b"none")
-    kept, start, at = [], 0, len(PNG) if data.startswith(PNG) else len(data)
-    while at + CHUNK.size <= len(data):
-        length, kind = CHUNK.unpack_from(data, at)
-        end = at + CHUNK.size + length + 4
-        all_of_them = all_of_them or kind == b"IDAT"
-        missable = kind[0] & 32 and kind != b"tRNS"  # as it begins with a small letter
-        damaged = kind != b"eXIf" or zlib.crc32(data[at + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]
-        if all_of_them and missable and damaged:
-            kept.append(data[start:at])
-            start = end
-        at = end
-    return b"".join((*kept, data[start:])) if kept else data
 
 
 def require_memory(image: Image.Image, shrink: int, most: int = 0) -> None:

@@ -106,7 +106,9 @@ def ranking_metric(runs: pd.DataFrame) -> str:
     are_folds = not runs.get(("settings", "data.fold"), pd.Series("")).isin(OFF).any()
     known = sorted(str(name) for name in metrics if "/" in str(name))
     of_test = ["test/acc", "test/map"]
-    names = of_test * are_folds + monitored * (len(monitored) == 1) + ["val/acc", "val/map", *of_test, *known]
+    names: list[str] = (
+        of_test * are_folds + monitored * (len(monitored) == 1) + ["val/acc", "val/map", *of_test, *known]
+    )
     counts = metrics.count()
     return max(names, key=lambda name: (counts.get(name, 0), not name.startswith("train/")))
 
