@@ -170,8 +170,7 @@ AUGMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "augment").glo
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize(("channels", "image_size"), [(1, (32, 32)), (3, (24, 40))])
 def test_every_config(name: str, channels: int, image_size: tuple[int, int], photo: Path) -> None:
     """uint8 of the wanted size, drawn from the seed alone."""
     size = f"data.image_size=[{image_size[0]},{image_size[1]}]"

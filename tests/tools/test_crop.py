@@ -120,6 +120,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_or_redone(annotated: Path, tmp_path: Path) -> None:
     script("crop", *boxes(annotated, "size=20"), cwd=tmp_path)
     before = files(tmp_path / "out")

@@ -235,6 +235,7 @@ def test_wrong_options(tmp_path: Path) -> None:
             compare(tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_the_script(folder: Path, tmp_path: Path) -> None:
     """Two networks by one command, as train.py writes them, compared by another."""
     settings = [*QUICK, "experiment=folder_cnn", f"data.root={folder}", "model.pretrained=false", "test=false"]

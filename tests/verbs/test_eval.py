@@ -60,7 +60,7 @@ def test_another_folder_is_evaluated_whole(workplace: Path, tmp_path: Path) -> N
         pytest.param(("data.fold=0", "data.num_folds=7"), 2, marks=pytest.mark.slow),
         ((r"data.group_pattern='^[a-z]+/(\d\d|ex)'",), 2),
         pytest.param(("data.limit_per_class=3",), 5, marks=pytest.mark.slow),
-        (("data.split_file={}",), 2),
+        pytest.param(("data.split_file={}",), 2, marks=pytest.mark.slow),
     ],
 )
 def test_the_division_of_the_training_is_not_for_another_folder(
@@ -94,6 +94,7 @@ def test_other_arrays_and_tables_are_other_data(tmp_path: Path) -> None:
     assert len(of_latest(tmp_path, "of_tables", "data.table=new/labels.csv")[1]) == 9
 
 
+@pytest.mark.slow
 def test_another_spelling_of_the_folder_is_the_same_data(workplace: Path, tmp_path: Path) -> None:
     """Else the images of the training would be evaluated as new ones."""
     for number, spelling in enumerate(("photos/", "./photos", workplace / "photos")):

@@ -176,6 +176,7 @@ def test_one_of_two_processes_gets_the_signal(signum: signal.Signals, folder: Pa
     assert_same(run_dir, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_interrupted_by_hand(folder: Path, tmp_path: Path) -> None:
     """Ctrl-C ends the run and names what resumes it. Until then, no other process starts or resumes it."""
     endless = (*BARE, f"data.root={folder}", "trainer.max_epochs=100000", "callbacks.early_stopping=null")

@@ -18,11 +18,22 @@ VIT = ("model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false"
     "options",
     [
         pytest.param(("finetune=head",), marks=pytest.mark.slow),
-        ("finetune=gradual", "finetune.head_epochs=1", "finetune.layer_decay=0.5", "scheduler=null"),
+        pytest.param(
+            ("finetune=gradual", "finetune.head_epochs=1", "finetune.layer_decay=0.5", "scheduler=null"),
+            marks=pytest.mark.slow,
+        ),
         ("ema=0.99",),
         ("mix.mixup=0.4", "mix.cutmix=1.0", "loss.label_smoothing=0.1", "optimizer=sgd", "scheduler=one_cycle"),
         pytest.param(("data.train_size=[[1,16],[2,24]]", *AVERAGE), marks=pytest.mark.slow),
-        ("trainer.check_val_every_n_epoch=2", "scheduler=plateau", "logger.csv=null", "callbacks.early_stopping=null"),
+        pytest.param(
+            (
+                "trainer.check_val_every_n_epoch=2",
+                "scheduler=plateau",
+                "logger.csv=null",
+                "callbacks.early_stopping=null",
+            ),
+            marks=pytest.mark.slow,
+        ),
         pytest.param((*VIT, "data.image_size=[32,48]", "debug=limit"), marks=pytest.mark.slow),
     ],
     ids=lambda options: options[0],
@@ -47,6 +58,7 @@ def test_averaged_weights(folder: Path, tmp_path: Path) -> None:
     assert "ema=" in refuse("train", "resume=run", "ema=null", "trainer.max_epochs=3", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_head_on_the_features_of_another_run(folder: Path, tmp_path: Path) -> None:
     """The features stay to the bit, BatchNorm's statistics among them; a head for other classes is begun anew."""
     photos = generate.image_folder(tmp_path / "photos", ("red", "blue"))
@@ -90,6 +102,7 @@ def test_balanced_class_weights_are_of_the_training_images(tmp_path: Path) -> No
     assert metrics(tmp_path / "balanced")["train/loss"] == metrics(tmp_path / "typed")["train/loss"]
 
 
+@pytest.mark.slow
 def test_bf16(folder: Path, tmp_path: Path) -> None:
     """Evaluated in the precision of the training, and in another one where that is asked for."""
     succeed("train", *BARE, f"data.root={folder}", "trainer.precision=bf16-mixed", "run_dir=run", cwd=tmp_path)

@@ -41,6 +41,7 @@ def require_close(one: Path, two: Path, tolerance: float = 1e-4) -> None:
         assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run(folder: Path, tmp_path: Path) -> None:
     """BatchNorm's statistics and the average of weights that are validated are those that are saved."""
     options = ("model.batch_norm=true", "ema=0.9", "callbacks.best=null")

@@ -82,7 +82,7 @@ def test_same_bits(step: int, workers: int, uninterrupted: Path, tmp_path: Path)
             marks=pytest.mark.slow,
         ),
         ("data.sampler=balanced", "mix.mixup=0.4", "mix.cutmix=1.0", "loss.class_weight=balanced", "data.cache=disk"),
-        ("finetune=gradual", "finetune.head_epochs=1", "model.batch_norm=true"),
+        pytest.param(("finetune=gradual", "finetune.head_epochs=1", "model.batch_norm=true"), marks=pytest.mark.slow),
     ],
     ids=lambda options: options[0],
 )

@@ -66,6 +66,7 @@ def test_what_was_stopped_in_its_test_is_tested(cwd: Path) -> None:
     assert len(runs(cwd / "logs")) == 2
 
 
+@pytest.mark.slow
 def test_auto_with_a_run_directory(cwd: Path) -> None:
     for _ in range(2):
         succeed("train", *RUN, "run_dir=mine", "resume=auto", cwd=cwd)
@@ -85,6 +86,7 @@ def test_auto_is_for_one_run_and_the_same_weights(cwd: Path) -> None:
     assert "init_from=latest" in refuse("train", *RUN, "resume=auto", "init_from=latest", cwd=cwd)
 
 
+@pytest.mark.slow
 def test_what_can_change(cwd: Path) -> None:
     run_dir = only_run(cwd)
     (cwd / "photos").rename(cwd / "moved")

@@ -15,6 +15,7 @@ MB = 1 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and limits memory as Linux does")
 
 
+@pytest.mark.slow
 def test_learning_rate(folder: Path, tmp_path: Path) -> None:
     arguments = (*BARE, f"data.root={folder}", "tune=lr")
     last = succeed("train", *arguments, "optimizer.lr=123", cwd=tmp_path).out.strip().splitlines()[-1]
