@@ -130,9 +130,10 @@ def test_a_class_without_training_images_is_named(
     write_split(tmp_path / "split.csv", samples.assign(split=samples["split"].mask(blue)))
     with caplog.at_level("WARNING"):  # another test may have asked for more
         ready(folder, split_file=str(tmp_path / "split.csv"))
-    (message,) = caplog.messages
-    assert "blue" in message
-    ready(folder, split_file=str(tmp_path / "split.csv"), classes=list(CLASSES))  # of a model that is trained already
+        (message,) = caplog.messages
+        assert "blue" in message
+        # of a model that is trained already
+        ready(folder, split_file=str(tmp_path / "split.csv"), classes=list(CLASSES))
     assert len(caplog.messages) == 1
 
 
