@@ -106,6 +106,7 @@ def test_what_is_refused(always: tuple[str, ...], holiday: Path) -> None:
         message = refuse("predict", *always, "inputs=holiday", f"output={output}", cwd=holiday)
         assert output in message
         assert "output=" in message
+    assert "output=x.csv" in refuse("predict", *always, "inputs=holiday", "output=x.xlsx", cwd=holiday)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from classifier.data import jpeg
 from classifier.data.boxes import cut, in_pixels
 from classifier.data.image import (
     ImageError,
+    Picture,
     ValueRange,
     decode,
     deep_values,
@@ -232,21 +233,23 @@ def note_on_values(values: np.ndarray | None, value_range: ValueRange | None) ->
     low, high = (float(least.reduce(values, axis=None)) for least in (np.fmin, np.fmax))  # of all but nan
     if value_range is None:
         whites = [white for white in DARK if high <= white and values.dtype.name == "uint16"]
-        what = f"no value is above {high:g}: where that is white, use data.value_range=[0,{min(whites, default=0)}]"
+        what = (
+            f"no value is above {high:g}: where that is white, train with data.value_range=[0,{min(whites, default=0)}]"
+        )
         return {"nearly black": what} if whites else {}
     (black, white), nan = value_range, bool(np.isnan(values.min()))
     what = f"values from {low:g} to {high:g}{' and nan' * nan}, for data.value_range=[{black:g},{white:g}]"
     return {"out of range": what} if nan or low < 2 * black - white or high > 2 * white - black else {}
 
 
-def warn_of_values(images: Images) -> None:
-    """Say where black and white do not fit a few of the images of more than 8 bits; no others are decoded."""
+def warn_of_values(count: int, picture: Callable[[int], Picture], value_range: ValueRange | None) -> None:
+    """Say where black and white do not fit a few images of more than 8 bits, by what `picture` gives for a number."""
     found: list[np.ndarray] = []
-    for row in dict.fromkeys(np.random.default_rng(0).integers(0, len(images.labels), 64).tolist()):
+    for row in dict.fromkeys(np.random.default_rng(0).integers(0, count, 64).tolist()):
         with suppress(Exception):  # who reads it will say why
-            if len(found) < 8 and (values := deep_values(images.picture(row))) is not None:
+            if len(found) < 8 and (values := deep_values(picture(row))) is not None:
                 found.append(values.ravel()[:: 1 + values.size // SOME])
-    for kind, detail in note_on_values(np.concatenate(found) if found else None, images.value_range).items():
+    for kind, detail in note_on_values(np.concatenate(found) if found else None, value_range).items():
         log.warning("%s: in %d images of more than 8 bits that were looked at, %s", kind, len(found), detail)
 
 

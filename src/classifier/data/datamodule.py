@@ -220,7 +220,7 @@ class ClassificationDataModule(pl.LightningDataModule):
         self.samples, self.skipped = self.divide(samples), skipped
         self._images = self.images_of(self.samples)
         if self.check != "none":
-            warn_of_values(self._images)
+            warn_of_values(len(samples), self.image, self.preprocessing.value_range)
         if self.check != "none" and "item" not in samples:
             warn_of_leaks(self.samples, self.root)
         counts = self.class_counts("train")

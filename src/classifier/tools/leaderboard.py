@@ -94,7 +94,8 @@ def compare(
     notes = about[["runs"] * bool(over) + ["state"] * bool((about["state"] != "done").any())]
     print_table(about["run"], pd.concat([numbers, notes], axis=1), different)
     counts = "means" if over else len(rows)
-    print(f"{counts} of {len(runs)} runs by {metric}, the {'smallest' if smallest else 'largest'} first")
+    why = " (they monitor different ones)" if sort is None and monitored.nunique() > 1 else ""
+    print(f"{counts} of {len(runs)} runs by {metric}{why}, the {'smallest' if smallest else 'largest'} first")
 
 
 def ranking_metric(runs: pd.DataFrame) -> str:

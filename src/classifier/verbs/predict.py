@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from classifier.data.check import warn_of_values
 from classifier.data.image import image_problem
 from classifier.data.listing import EXTENSIONS, FOREIGN, list_files
 from classifier.data.transforms import Preprocessing
@@ -145,12 +146,15 @@ def predict(config: DictConfig) -> Path:
     require_whole("batch_size", size, 1)
     workers = worker_count(settings["num_workers"], key="num_workers")
     output, inputs = Path(settings["output"]), str(settings["inputs"])
+    if output.suffix.lower() != ".csv":
+        raise UserError(f"output={output}: predictions are a CSV file, use output={output.with_suffix('.csv')}")
     require_outside(output, Path(inputs))
     paths = find_images(inputs)
     model, _, trainer, collector = open_checkpoint(settings)
     files = FileList(paths, model.preprocessing)
     loader = DataLoader(files, batch_size=size, num_workers=min(workers, len(paths) // size), collate_fn=collate)
     require_writable(output)
+    warn_of_values(len(paths), paths.__getitem__, model.preprocessing.value_range)
     with report_out_of_memory(f"batch_size={size}", f"use batch_size={max(1, size // 2)}", "num_workers"):
         trainer.predict(model, loader, return_predictions=False)
     # objects, as Arrow's strings hold no file name that is not UTF-8
