@@ -91,6 +91,7 @@ def test_a_set_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert warned().count("data.value_range=[0,4095]") == 1
     assert "value_range" not in warned(value_range=[0, 4095])
     assert "value_range" in warned(value_range=[0, 255])
+    assert "nearly black" in warned(value_range=[0, 65535])
     saved(np.full((6, 5), np.nan, np.float32), tmp_path / "x" / "a" / "nan.tif")
     for check in ("quick", "full"):
         with pytest.raises(UserError, match=r"a/nan\.tif.*data\.value_range="):
