@@ -204,6 +204,13 @@ def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dic
         read(write(tmp_path, text), **options).read()
 
 
+def test_what_to_take_off_an_address_of_a_file(tmp_path: Path) -> None:
+    root = write(tmp_path, f"path,label\nfile://{tmp_path}/a.jpg,x\n")
+    with pytest.raises(UserError, match=rf"data\.path_prefix=file://{tmp_path}/$"):
+        read(root).read()
+    assert listed(read(root, path_prefix=f"file://{tmp_path}/"))[0][0] == "a.jpg"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import SAMPLEFORMAT
 
 from classifier.data import ImageFolderDataModule
 from classifier.data.image import ImageError, decode, everything
@@ -76,6 +77,14 @@ def test_no_number(tmp_path: Path) -> None:
         values[0] = bad
         with pytest.raises(ImageError, match=r"data\.value_range="):
             pixels(saved(values, path), None)
+
+
+def test_8_bits_with_a_sign(tmp_path: Path) -> None:
+    saved(np.zeros((6, 5), np.uint8), tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as image:
+        image.save(tmp_path / "x.tif", tiffinfo={SAMPLEFORMAT: 2})
+    with pytest.raises(ImageError, match="8 bits with a sign"):
+        pixels(tmp_path / "x.tif", None)
 
 
 def test_a_set_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

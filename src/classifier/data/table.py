@@ -167,8 +167,8 @@ class TableDataModule(ClassificationDataModule):
     def _prefix(self, path: str) -> str:
         """The least to take off a path so that the rest leads to a file; nothing where nothing does."""
         parts = path.split("/")
-        ends = ("/".join(parts[cut:]) for cut in range(len(parts)))
-        return next((path[: -len(end)] for end in ends if end and isfile(self.root / self.images / end)), "")  # noqa: PTH113
+        ends = ("/".join(parts[cut:]) for cut, part in enumerate(parts) if part)  # none is absolute
+        return next((path[: -len(end)] for end in ends if isfile(self.root / self.images / end)), "")  # noqa: PTH113
 
 
 def _named(key: str, names: Sequence[str], columns: Sequence[str] | None, example: str) -> dict[str, str]:
