@@ -1,8 +1,6 @@
 """Rows and columns of files, as text."""
 
-import gzip
 import os
-import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +53,6 @@ def test_lines_are_numbered(tmp_path: Path) -> None:
         ("path\na\0b\n", "zero bytes"),
         (b"PK\3\4 nothing", "workbook.*pip install openpyxl"),
         ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        ("<!doctype html>", "web page"),
         ("path,b\n" + "x" * 200_000 + "\n", "line 2 has 1 cells"),
     ],
 )
@@ -66,19 +63,11 @@ def test_columns_that_cannot_be_read(tmp_path: Path, content: str | bytes, named
 
 
 @pytest.mark.parametrize("name", ["x.csv.gz", "x.zip", "x.xlsx"])
-def test_what_unpacks_to_more_than_memory_is_refused(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table_file, "MOST_BYTES", 1_000_000)
-    monkeypatch.setattr(table_file, "MOST_OF_WORKBOOK", 1_000_000)
-    content = b"path\n" + b"a" * 1_000_000
-    if name.endswith(".gz"):
-        (tmp_path / name).write_bytes(gzip.compress(content))
-    else:
-        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
-            for part in ["x.csv", "xl/workbook.xml"][: 1 + name.endswith("x")]:
-                archive.writestr(part, content)
-    with pytest.raises(ValueError, match=r" GB"):
+def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workbook, content = name == "x.xlsx", pd.DataFrame({"path": ["a"] * 1000})
+    (content.to_excel if workbook else content.to_csv)(tmp_path / name, index=False)
+    monkeypatch.setattr(table_file, "MOST_OF_WORKBOOK" if workbook else "MOST_BYTES", 1500)
+    with pytest.raises(ValueError, match=" GB"):
         read_columns(tmp_path / name, ["path"])
 
 

@@ -248,10 +248,6 @@ def test_names_from_a_mac_and_pipes(tmp_path: Path) -> None:
     module = read(root)
     assert [row[0] for row in listed(module)] == ["images/cafe\u0301.jpg"]
     assert "named pipe" in problems(module)["annotations/pipe.xml"]
-    (root / "sets").mkdir()
-    os.mkfifo(root / "sets" / "train.txt")
-    with pytest.raises(UserError, match=r"named pipe.*data\.image_sets="):
-        read(root, image_sets="sets").read()
 
 
 def test_images_and_annotations_of_a_part_in_one_folder(tmp_path: Path) -> None:
