@@ -93,6 +93,9 @@ BEGINNINGS = {
     rb"....ftyp(hei|hev|mif|msf)": "a HEIC photo: convert it to .jpg or .png",
     rb"....ftyp(?!avi)|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]": "a video: save its frames as .jpg or .png",
     rb"%PDF": "a PDF: save its pages as .jpg or .png",
+    rb"II\*\0|MM\0\*": "a TIFF that Pillow does not read, as of many bands or 64 bits: save 8 or 16 bits, grey or RGB",
+    rb".{128}DICM": "a DICOM file: save its pixels as .png of 16 bits",
+    rb"\x1f\x8b|\xfd7zXZ|7z\xbc\xaf|Rar!": "an archive: unpack it",
     rb"[\t\n\r -~\x80-\xf4]+\Z": "a text file: remove it",
 }
 

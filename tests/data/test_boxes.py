@@ -80,7 +80,7 @@ def test_empty_boxes_and_images_without_objects(negatives: str | None, caplog: p
     assert pixels(kept)[20:] == [[0, 0, 80, 60]] * len(kept[20:])
 
 
-@pytest.mark.parametrize("bad", [[9, 0, 3, 1], [np.nan, 0, 1, 1], [0, 1, np.inf, 9]])
+@pytest.mark.parametrize("bad", [[9, 0, 3, 1], [np.nan, 0, 1, 1], [0, 1, np.inf, 9], [0.1, 0.1, 0.6, 1]])
 def test_what_is_no_box_is_a_problem(bad: list[float]) -> None:
     table = BoxReading().read(annotated([[1, 2, 30, 40], bad]))
     assert ["no box: x" in problem for problem in table["problem"].fillna("")] == [False, True]

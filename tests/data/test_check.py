@@ -119,6 +119,8 @@ CONTENTS = {
     b"hello\n": "text",
     b"\0\0\0\x18ftypheic\0\0\0\0mif1": "HEIC",
     b"\0\0\0\x18ftypmp42\0\0\0\0": "video",
+    bytes(128) + b"DICM": "DICOM",
+    b"II*\0" + bytes(9): "TIFF",
     bytes(range(1, 200)): "not an image",
 }
 

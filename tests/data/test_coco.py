@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,17 @@ def test_what_cannot_be_used_is_a_problem(tmp_path: Path, entry: dict[str, Any],
     assert found[0] == path
     assert found[1].startswith("annotations[4] of instances.json: ")
     assert reason in found[1]
+
+
+def test_marks_and_names_as_text(tmp_path: Path) -> None:
+    content = changed("categories", {"id": 6, "name": " "})
+    content["annotations"] += [{**BOXES[0], "iscrowd": mark, "category_id": 6} for mark in ("0", "false", "1", "True")]
+    module = read(write(tmp_path, content))
+    assert [*problems(module).values()] == ["annotations[5] of instances.json: no name has the category_id 6"]
+    (tmp_path / "instances.json").unlink()
+    os.mkfifo(tmp_path / "instances.json")
+    with pytest.raises(UserError, match=r"named pipe.*data\.annotations="):
+        module.read()
 
 
 def test_missing_images(tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def test_what_is_no_label_is_a_problem_of_its_line(
     assert problem in problems[1]
 
 
+@pytest.mark.parametrize("settings", [{}, {"label_separator": "|"}])
+def test_another_separator_is_told(settings: dict[str, Any], tmp_path: Path) -> None:
+    text = "path,label\na.png,cat dog\nb.png,cat\nc.png,dog\n"
+    with pytest.raises(UserError, match=r'data\.label_separator=" "'):
+        listed(tmp_path, text, **settings)
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "labels", "classes"),
     [

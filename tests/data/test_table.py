@@ -90,13 +90,13 @@ def test_columns_by_name(tmp_path: Path) -> None:
 
 def test_parts_and_groups(tmp_path: Path) -> None:
     names = ("train", "Valid", "TEST", "val", "training")
-    lines = [f"{number}.jpg,cat,{name},{['p', '', 'q'][number % 3]}" for number, name in enumerate(names)]
+    lines = [f"{number}.jpg,cat,{name},{['p', '', 'q', 'nan'][number % 4]}" for number, name in enumerate(names)]
     root = write(
         tmp_path, "\n".join(["path,label,part,patient", *lines]), files=tuple(f"{number}.jpg" for number in range(5))
     )
     rows = listed(read(root, split_column="part", group_column="patient"), "split", "group")
     assert [row[2:] for row in rows] == [
-        ("train", "p"), ("val", None), ("test", "q"), ("val", "p"), ("train", None)
+        ("train", "p"), ("val", None), ("test", "q"), ("val", None), ("train", "p")
     ]  # fmt: skip
 
 
@@ -202,6 +202,13 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_tables_that_are_refused(tmp_path: Path, text: str | bytes, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(write(tmp_path, text), **options).read()
+
+
+def test_what_to_take_off_an_address_of_a_file(tmp_path: Path) -> None:
+    root = write(tmp_path, f"path,label\nfile://{tmp_path}/a.jpg,x\n")
+    with pytest.raises(UserError, match=rf"data\.path_prefix=file://{tmp_path}/$"):
+        read(root).read()
+    assert listed(read(root, path_prefix=f"file://{tmp_path}/"))[0][0] == "a.jpg"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import SAMPLEFORMAT
 
 from classifier.data import ImageFolderDataModule
 from classifier.data.image import ImageError, decode, everything
@@ -78,6 +79,14 @@ def test_no_number(tmp_path: Path) -> None:
             pixels(saved(values, path), None)
 
 
+def test_8_bits_with_a_sign(tmp_path: Path) -> None:
+    saved(np.zeros((6, 5), np.uint8), tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as image:
+        image.save(tmp_path / "x.tif", tiffinfo={SAMPLEFORMAT: 2})
+    with pytest.raises(ImageError, match="8 bits with a sign"):
+        pixels(tmp_path / "x.tif", None)
+
+
 def test_a_set_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def warned(**settings: Any) -> str:
         caplog.clear()
@@ -91,6 +100,7 @@ def test_a_set_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert warned().count("data.value_range=[0,4095]") == 1
     assert "value_range" not in warned(value_range=[0, 4095])
     assert "value_range" in warned(value_range=[0, 255])
+    assert "nearly black" in warned(value_range=[0, 65535])
     saved(np.full((6, 5), np.nan, np.float32), tmp_path / "x" / "a" / "nan.tif")
     for check in ("quick", "full"):
         with pytest.raises(UserError, match=r"a/nan\.tif.*data\.value_range="):

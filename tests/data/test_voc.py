@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,16 @@ def test_an_image_without_objects(tmp_path: Path, negatives: str | None, caplog:
     assert module.classes == (("background", "cat", "dog") if negatives else ("cat", "dog"))
     assert [module.box(row) for row in range(2, len(module.samples))] == [(0, 0, 80, 60)] * (2 if negatives else 0)
     assert ("2 images have no box" in caplog.text) != bool(negatives)
+
+
+def test_names_from_a_mac_and_pipes(tmp_path: Path) -> None:
+    root = data(tmp_path, {name: document() for name in ("caf\u00e9", "pipe")})
+    (root / "images" / "caf\u00e9.jpg").rename(root / "images" / "cafe\u0301.jpg")
+    (root / "annotations" / "pipe.xml").unlink()
+    os.mkfifo(root / "annotations" / "pipe.xml")
+    module = read(root)
+    assert [row[0] for row in listed(module)] == ["images/cafe\u0301.jpg"]
+    assert "named pipe" in problems(module)["annotations/pipe.xml"]
 
 
 def test_images_and_annotations_of_a_part_in_one_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -14,6 +15,7 @@ from defusedxml.ElementTree import parse
 from classifier.data import samples
 from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.image import require_file
 from classifier.data.listing import is_image, list_files, require_folder, sub_folder
 from classifier.errors import UserError, require_choice
 
@@ -81,7 +83,7 @@ class AnnotationCropDataModule(ClassificationDataModule):
             found, notes = images.get(stem, []), annotations.get(stem, [])
             try:
                 if len(found) != 1 or len(notes) != 1:
-                    raise ValueError(f"it needs one image and one annotation, and has {[*found, *notes]}")
+                    raise ValueError(f"it needs one image and one annotation of its name, and has {[*found, *notes]}")
                 size, objects = read_annotation(self.root / notes[0], self.skipped_marks)
                 if self.class_from == "folder":
                     objects = [(Path(found[0]).parent.name, box) for _, box in objects]
@@ -108,7 +110,8 @@ class AnnotationCropDataModule(ClassificationDataModule):
         suffixes = (".xml",) if self.folders["images"] == self.folders["annotations"] else ("", ".xml")
         for path in list_files(self.root, folder):
             if is_image(path) if key == "images" else Path(path).suffix.lower() in suffixes:
-                found.setdefault(Path(path).relative_to(folder).with_suffix("").as_posix(), []).append(path)
+                stem = Path(path).relative_to(folder).with_suffix("").as_posix()
+                found.setdefault(normalize("NFC", stem), []).append(path)  # a Mac writes the other form
         if not found:
             raise UserError(f"{self.root / folder} has no {key}: name their folder below data.root with data.{key}=...")
         return found
@@ -124,7 +127,7 @@ def read_annotation(path: Path, skipped_marks: Sequence[str] = ()) -> tuple[list
         ValueError: A file that is too large, malformed XML, entities or a DTD with them (refused unread), no objects.
         RecursionError: It nests too deep.
     """
-    if (length := path.stat().st_size) > MOST_BYTES:
+    if (length := require_file(path)) > MOST_BYTES:
         raise ValueError(f"{length / 1e6:.0f} MB are no annotation of an image ({MOST_BYTES / 1e6:.0f} at most)")
     try:
         root: Any = parse(path).getroot()
@@ -169,7 +172,8 @@ def read_image_sets(folder: Path) -> dict[str, str | None]:
     lists: dict[str, list[str]] = {}
     for name in ("train", "val", "test", "trainval"):
         try:
-            lines = (folder / f"{name}.txt").read_text("utf-8-sig").splitlines()
+            require_file(folder / f"{name}.txt")
+            lines = normalize("NFC", (folder / f"{name}.txt").read_text("utf-8-sig")).splitlines()
             lists[name] = [line.strip() for line in lines if line.strip()]
         except FileNotFoundError:
             lists[name] = []

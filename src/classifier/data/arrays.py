@@ -14,7 +14,7 @@ import pandas as pd
 
 from classifier.data import samples
 from classifier.data.datamodule import ClassificationDataModule
-from classifier.data.image import Picture, ValueRange, known_range
+from classifier.data.image import Picture, ValueRange, known_range, require_file
 from classifier.errors import UserError, as_typed, did_you_mean
 from classifier.files import made_once
 
@@ -110,6 +110,7 @@ class ArrayFiles:
         self.members: dict[str, zipfile.ZipInfo] = {}
         try:
             if not root.is_dir():
+                require_file(root)
                 with zipfile.ZipFile(root) as archive:
                     self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             self.names = list(self.members) or sorted(path.stem for path in root.glob("*.npy"))

@@ -76,9 +76,11 @@ class BoxReading:
         sizes = np.where((sizes > 1).all(axis=1, keepdims=True) & self.scale_boxes, sizes, np.nan)
         sizes = sizes if self.box_unit == "pixel" else np.ones_like(start)
         table = table.assign(**dict(zip([*BOX, *SIZE], np.hstack([corners, sizes]).T, strict=True)))
-        bad = boxed & ~empty & (~found | turned)
+        below = (numbers <= 1).all(axis=1) & (numbers != np.floor(numbers)).any(axis=1) & (self.box_unit == "pixel")
+        bad = boxed & ~empty & (~found | turned | below)
         texts = [f"no box: x {x1:g} to {x2:g}, y {y1:g} to {y2:g}" for x1, y1, x2, y2 in corners[bad]]
-        table = mark(table, bad, pd.Series(texts, table.index[bad], dtype="str") + " (data.box_format of a table?)")
+        settings = " (data.box_unit, or data.box_format of a table?)"
+        table = mark(table, bad, pd.Series(texts, table.index[bad], dtype="str") + settings)
         if empty.any():
             what = "%d boxes are empty, and are left out: those of %s"
             log.warning(what, empty.sum(), ", ".join(table["path"][empty][:3]))

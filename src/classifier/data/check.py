@@ -232,12 +232,14 @@ def note_on_values(values: np.ndarray | None, value_range: ValueRange | None) ->
         return {}
     low, high = (float(least.reduce(values, axis=None)) for least in (np.fmin, np.fmax))  # of all but nan
     if value_range is None:
-        whites = [white for white in DARK if high <= white and values.dtype.name == "uint16"]
-        what = (
-            f"no value is above {high:g}: where that is white, train with data.value_range=[0,{min(whites, default=0)}]"
-        )
+        whites: list[float] = [white for white in DARK if high <= white and values.dtype.name == "uint16"]
+        whites += [high] * (values.dtype.kind == "f" and 0 < high <= 1 / 16)
+        advice = f"train with data.value_range=[0,{min(whites, default=0):g}]"
+        what = f"no value is above {high:g}: where that is white, {advice}"
         return {"nearly black": what} if whites else {}
     (black, white), nan = value_range, bool(np.isnan(values.min()))
+    if black < high <= black + (white - black) / 16:
+        return {"nearly black": f"no value is above {high:g}, for data.value_range=[{black:g},{white:g}]"}
     what = f"values from {low:g} to {high:g}{' and nan' * nan}, for data.value_range=[{black:g},{white:g}]"
     return {"out of range": what} if nan or low < 2 * black - white or high > 2 * white - black else {}
 

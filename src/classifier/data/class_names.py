@@ -13,8 +13,12 @@ from classifier.errors import UserError
 log = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?")
-EMPTY = ("nan", "NaN", "NAN", "<NA>", "NaT", "#N/A")  # what programs, and none but they, write for an empty cell
-EMPTY_WORDS = {*map(str.lower, EMPTY), "none", "null", "na", "n/a", "nil"}  # a class may be called so
+# what programs, and none but they, write for an empty cell
+EMPTY = ("nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!")
+# a class may be called so
+EMPTY_WORDS = {*map(str.lower, EMPTY), "none", "null", "na", "n/a", "nil", "?", "-", "-1", "unlabeled", "unlabelled"}
+# small letters of Cyrillic and Greek that look as Latin ones do
+LATIN = str.maketrans("авсеһнкморѕтхуіјαβεικορτυχ", "abcehhkmopstxyijabeikoptyx")
 
 
 def look(name: str) -> str:
@@ -26,10 +30,11 @@ def look(name: str) -> str:
 
 
 def reading(name: str) -> Hashable:
-    """What names have in common that a reader takes for one: `Cat` and `cat`, `1` and `1.0`, `a_b` and `a b`."""
+    """What names have in common that a reader takes for one: `Cat` and `cat`, `1` and `1.0`, `a_b` and `a-b`."""
     if NUMBER.fullmatch(name):
         return Decimal(name)
-    return look(unicodedata.normalize("NFKC", name).casefold().replace("_", " "))
+    plain = unicodedata.normalize("NFKC", name).casefold().translate(LATIN).replace("_", " ")
+    return look(re.sub(r"(?<=\w)[-\u2010-\u2015](?=\w)", " ", plain))
 
 
 def check_names(counts: pd.Series) -> None:
@@ -57,27 +62,32 @@ def _together(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list
     return [group for group in groups if len(group) > 1]
 
 
-def require_labels(labels: pd.Series, column: str) -> None:
+def require_labels(labels: pd.Series, column: str, join: str = "") -> None:
     """Refuse a column of a table that holds no names of classes, by what is in it.
 
     Args:
         labels: Text (N,).
         column: Its name.
+        join: What is between names, where a text may be several of them.
 
     Raises:
-        UserError: It holds lists, or several labels in a cell, or numbers of which nearly each row has its own.
+        UserError: It holds lists, or several labels in a cell, or texts of which nearly each row has its own.
     """
     names = labels.unique().tolist()
+    names = [*dict.fromkeys(part for name in names for part in name.split(join))] if join else names
     ways = "use another data.label_column=..., or data.any_label=true if each text is a class"
-    if 2 * len(names) > len(labels) >= 20 and all(map(NUMBER.fullmatch, names)):
-        what = f"the column {column!r} holds {len(names)} different numbers for {len(labels)} images"
-        raise UserError(f"{what}, a measurement rather than classes: {ways}")
     what = f"the column {column!r} seems to hold several labels in a cell, such as"
     lists = [name for name in names if name[:1] + name[-1:] in ("[]", "{}")]
-    for separator in ("|", ";", ",", " "):
-        for name in lists[:1] or _of_several(names, separator):
+    for name in lists[:1]:
+        way = "task=multi_label data.label_separator=json (without task=... where each list is of one name)"
+        raise UserError(f"{what} {name}: use {way}, or {ways}")
+    for separator in ("|", ";", ",", "&", "/", "+", "#", " "):
+        for name in _of_several(names, separator):
             several = f'with "{separator}" between them use task=multi_label data.label_separator="{separator}"'
             raise UserError(f"{what} {name}: {several}, or {ways}")
+    if not join and 2 * len(names) > len(labels) >= 20:
+        what = f"the column {column!r} holds {len(names)} different texts for {len(labels)} images, such as {names[0]}"
+        raise UserError(f"{what}, an id or a measurement rather than classes: {ways}")
 
 
 def _of_several(names: list[str], separator: str) -> list[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 from classifier.data import labels, samples
 from classifier.data.boxes import SIZE, BoxReading
 from classifier.data.datamodule import ClassificationDataModule
+from classifier.data.image import require_file
 from classifier.data.listing import inside, mark_unusable, require_folder, sub_folder
 from classifier.data.samples import BOX
 from classifier.errors import UserError, require_choice
@@ -92,9 +93,9 @@ class CocoDataModule(ClassificationDataModule):
         return samples.mark(table, several, "it has more than one category: use task=multi_label")
 
     def _part(self, part: str, name: str) -> pd.DataFrame:
-        file = next((path for path in (self.root / name, Path(name)) if path.is_file()), self.root / name)
+        file = next((path for path in (self.root / name, Path(name)) if path.exists()), self.root / name)
         try:
-            if file.stat().st_size > MOST_BYTES:
+            if require_file(file) > MOST_BYTES:
                 raise ValueError(f"it has over {MOST_BYTES / 1e9:g} GB: divide it, as by parts")
             content = json.loads(file.read_bytes())
             images = _entries(content, "images", ("id", "file_name"), SIZE)
@@ -115,13 +116,14 @@ class CocoDataModule(ClassificationDataModule):
             raise UserError(f"images[{row}] of {file} is {path!r}, which {where}: use another data.images=...")
         idle = images[~images["id"].isin(text["image_id"])]
         if self.crowd == "skip" and self.task == labels.SINGLE:
-            table = table[~table["iscrowd"].fillna(False).astype(bool)]
+            table = table[~table["iscrowd"].astype("str").str.lower().isin(["1", "1.0", "true"])]
         text, by_id = text.loc[table.index], images.set_index("id")
         paths = text["image_id"].map(by_id["path"])
         named = text["category_id"].map(names.set_index("id")["name"])
         rows = pd.DataFrame({"path": paths.fillna(file.name), "label": named.fillna("")}, dtype="str")
         rows = samples.mark(rows, paths.isna(), "no image has the image_id " + text["image_id"])
         rows = samples.mark(rows, named.isna(), "no category has the category_id " + text["category_id"])
+        rows = samples.mark(rows, named.str.strip() == "", "no name has the category_id " + text["category_id"])
         rows["place"] = "annotations[" + table.index.astype("str") + f"] of {file.name}: "
         rows[BOX] = np.array([_numbers(box or [0] * 4, 4) for box in table["bbox"]], float).reshape(-1, 4)
         rows[SIZE] = by_id[SIZE].reindex(text["image_id"]).to_numpy()

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import SAMPLEFORMAT, TILELENGTH, TILEWIDTH, TiffImageFile
 from torch.nn.functional import interpolate
 
 from classifier.data import jpeg
@@ -104,6 +104,8 @@ def opened(file: IO[bytes] | bytes) -> Image.Image:
         except UnidentifiedImageError:
             raise UnidentifiedImageError(content_of(file[:512]) or UNKNOWN) from error
     require_memory(image, 8 if image.format == "JPEG" else 1)
+    if isinstance(image, TiffImageFile) and image.mode == "L" and 2 in image.tag_v2.get(SAMPLEFORMAT, ()):
+        raise ValueError("8 bits with a sign, which Pillow takes for bright: save it with 16 bits")
     return image
 
 

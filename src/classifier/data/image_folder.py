@@ -56,7 +56,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             raise UserError(f"task={MULTI}: a class folder is one label: use data=table, or task=single_label")
         parts = self._part_folders() or {"": ""}
         top = self.root / parts.get("train", "")
-        classes = [*(self.given_classes or map(readable, subfolders(top)))]
+        classes = [*dict.fromkeys(self.given_classes or map(readable, subfolders(top)))]
         if not classes:
             advice = _other_kind(self.root) or "put images into <class>/, or use another data.root=..."
             raise UserError(f"{top} has no class folders: {advice}")

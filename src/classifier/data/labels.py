@@ -189,7 +189,7 @@ def _listed(cell: str) -> list[str]:
     """
     found: Any = None if cell else []
     with suppress(ValueError, RecursionError):
-        found = json.loads(cell)
+        found = json.loads(cell if '"' in cell else cell.replace("'", '"'))  # as Python writes it
     if isinstance(found, dict) and len(found) == 1:
         (found,) = found.values()
     found = [found] if isinstance(found, str) else found

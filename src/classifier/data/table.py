@@ -32,7 +32,7 @@ class TableDataModule(ClassificationDataModule):
         header: False where the first line is a sample: the columns are then called 1, 2, 3, ...
         encoding: Of the text, such as cp949 or windows-1252; None for UTF-8 (and UTF-16 that says so).
         path_column, label_column: Names of columns.
-        any_label: Whether each text is a class, however odd: `nan`, lists, numbers of which each row has its own.
+        any_label: Whether each text is a class, however odd: `nan`, lists, ids of which each row has its own.
         box_columns: Names of four columns with the numbers of a box; a line is then a sample of its own. Boxes are
             widened to whole pixels. Lines with nothing there are images without an object.
         size_columns: Names of two columns with the width and height of the image that the boxes were drawn on.
@@ -95,7 +95,7 @@ class TableDataModule(ClassificationDataModule):
             UserError: The table is missing or malformed, or no file exists.
         """
         require_folder(self.root)
-        file = next((path for path in (self.root / self.table, self.table) if path.is_file()), self.root / self.table)
+        file = next((path for path in (self.root / self.table, self.table) if path.exists()), self.root / self.table)
         try:
             columns = {**self.columns, **self.label_columns}
             table = read_rows(file, columns, header=self.header, encoding=self.encoding or "")
@@ -144,7 +144,7 @@ class TableDataModule(ClassificationDataModule):
             known = f"' is none of {', '.join(samples.PART_WORDS)}: write one, {ways}"
             table = samples.mark(table, parts.isna(), "the part '" + table["split"] + known).assign(split=parts)
         if "group" in table:
-            table["group"] = table["group"].where(table["group"] != "")
+            table["group"] = table["group"].where(~table["group"].isin(["", *EMPTY]))
         place = ["path", *(side for side in samples.BOX if side in table)]
         good = table[samples.usable(table)]
         repeated = good.index[good.duplicated([*place, "label", *({"split"} & {*table})])]
@@ -153,9 +153,10 @@ class TableDataModule(ClassificationDataModule):
             table, good = table.drop(index=repeated), good.drop(index=repeated)
         ways = "data.table=... data.root=..., a sub-folder data.images=..., data.path_prefix=..., data.extension=.jpg"
         table = mark_unusable(table, self.root, file, ways)
-        names = self.label_separator is None and not self.label_columns  # one in each cell
-        if names and self.task == labels.SINGLE and not self.any_label and self.given_classes is None:
-            require_labels(table["label"][samples.usable(table)], self.columns["label"])
+        names = self.label_separator != "json" and not self.label_columns  # as texts in a column
+        if names and not self.any_label and self.given_classes is None:
+            join = labels.JOIN if self.task == labels.MULTI else ""
+            require_labels(table["label"][samples.usable(table)], self.columns["label"], join)
         differing = good.index[good.duplicated(place, keep=False)]
         if self.task == labels.SINGLE:
             table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
@@ -166,8 +167,8 @@ class TableDataModule(ClassificationDataModule):
     def _prefix(self, path: str) -> str:
         """The least to take off a path so that the rest leads to a file; nothing where nothing does."""
         parts = path.split("/")
-        ends = ("/".join(parts[cut:]) for cut in range(len(parts)))
-        return next((path[: -len(end)] for end in ends if end and isfile(self.root / self.images / end)), "")  # noqa: PTH113
+        ends = ("/".join(parts[cut:]) for cut, part in enumerate(parts) if part)  # none is absolute
+        return next((path[: -len(end)] for end in ends if isfile(self.root / self.images / end)), "")  # noqa: PTH113
 
 
 def _named(key: str, names: Sequence[str], columns: Sequence[str] | None, example: str) -> dict[str, str]:

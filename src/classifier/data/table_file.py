@@ -14,8 +14,13 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from classifier.data.image import require_file
 from classifier.data.samples import mark, usable
 from classifier.errors import did_you_mean
+from classifier.untrusted import content_of
+
+MOST_BYTES = 1_000_000_000  # of a table, unpacked
+MOST_OF_WORKBOOK = 100_000_000  # of its XML, which takes some twenty times as much memory
 
 csv.field_size_limit(1 << 30)  # a longer cell is an error of the module's own kind, and 128 KB by default
 
@@ -52,9 +57,13 @@ def read_rows(
         OSError: The file cannot be read.
         ValueError: It is not in this encoding, has a quote that is not closed, or lacks a column.
     """
+    require_file(path)
     if path.suffix.lower() == ".parquet":
-        names = pq.read_schema(path).names
-        places = _places(names, columns, optional)
+        schema = pq.read_schema(path)
+        places = _places(names := schema.names, columns, optional)
+        for name in (names[place] for place in places.values()):
+            if pa.types.is_struct(schema.field(name).type):
+                raise ValueError(f"the column {name!r} holds {schema.field(name).type}: save images as files first")
         table = pd.read_parquet(path, columns=[names[place] for place in places.values()], dtype_backend="pyarrow")
         return table.astype("str").fillna("").set_axis(list(places), axis=1).set_axis(range(1, len(table) + 1))
     text = _text(path, encoding)
@@ -103,11 +112,16 @@ def read_rows(
 
 def _text(path: Path, encoding: str) -> str:
     """What is in a file of text, which may be packed, or in a workbook; each line ends with a line feed."""
-    raw: bytes = pa.input_stream(path).read()  # unpacks .gz, .bz2 and .zst
+    raw: bytes = pa.input_stream(path).read(MOST_BYTES + 1)  # unpacks .gz, .bz2 and .zst
+    if len(raw) > MOST_BYTES:
+        raise ValueError(f"it has over {MOST_BYTES / 1e9:g} GB: divide it")
     if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
         raw = _unzip(raw, encoding)
+    elif (content := content_of(raw[:512])) and "text" not in content and raw:
+        raise ValueError(f"it is {content}")
     try:
-        text = raw.decode(encoding or ("utf-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8"))
+        utf16 = "utf-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-16-le"
+        text = raw.decode(encoding or (utf16 if utf16 == "utf-16" or raw[1:8:2] == bytes(4) else "utf-8"))
     except (UnicodeError, LookupError) as error:
         line = len((raw[: getattr(error, "start", 0)] + b"x").splitlines())
         raise ValueError(f"line {line} is not in {encoding or 'UTF-8'}: save it as `CSV UTF-8`") from error
@@ -123,6 +137,9 @@ def _unzip(raw: bytes, encoding: str) -> bytes:
         if raw.startswith(b"PK"):
             with zipfile.ZipFile(io.BytesIO(raw)) as archive:
                 names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+                size = sum(item.file_size for item in archive.infolist())
+                if size > (most := MOST_BYTES if len(names) == 1 else MOST_OF_WORKBOOK):
+                    raise ValueError(f"{size / 1e9:.1f} GB, of {most / 1e9:g} at most: save it as CSV, in parts")
                 if len(names) == 1:
                     return archive.read(names[0])
         sheets = pd.read_excel(io.BytesIO(raw), sheet_name=None, header=None, dtype=str, na_filter=False)
@@ -130,7 +147,7 @@ def _unzip(raw: bytes, encoding: str) -> bytes:
         return sheet.to_csv(index=False, header=False).encode(encoding or "utf-8")
     except Exception as error:  # these libraries have many kinds
         what = "what reads a workbook of one sheet (with `pip install openpyxl`) or an archive of one file says"
-        raise ValueError(f"{what}: {error}") from error
+        raise ValueError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str]) -> dict[str, int]:
