@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-LIMITS = {"src": 7250, "tests": 10500}  # code lines
+LIMITS = {"src": 7300, "tests": 10500}  # code lines
 MOST_FILES, LONGEST_FILE = 75, 300  # in src
 
 

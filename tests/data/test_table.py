@@ -181,7 +181,7 @@ def test_a_repeated_line_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("file_name,label\n", {}, r"'path': file_name, label.*data\.path_column="),
+        ("file_name,label\n", {}, r"'path': choose from: file_name, label.*data\.path_column="),
         ("path,lable\n", {}, r"'label'.*did you mean lable.*data\.label_column="),
         ("path,label\n", {"split_column": "part"}, r"'part'.*data\.split_column="),
         ("path,label\n", {"box_columns": ["a", "b", "c", "d"]}, r"'a'.*data\.box_columns="),
@@ -244,3 +244,13 @@ def test_other_spellings_of_files(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_any_label(tmp_path: Path) -> None:
     text = 'path;label\na.jpg;["cat"]\nb.jpg;nan\n'
     assert listed(read(write(tmp_path, text), any_label=True)) == [("a.jpg", '["cat"]'), ("b.jpg", "nan")]
+
+
+def test_numbers_with_decimal_commas(tmp_path: Path) -> None:
+    """But for three digits after a number, which may be thousands."""
+    touch(tmp_path, "a.jpg", "b.jpg")
+    lines = ["path;label;x;y;w;h", "a.jpg;cat;1,5;2,25;10;12", "b.jpg;dog;1,024;2;10;12"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    module = TableDataModule(tmp_path, table="boxes.csv", box_columns=["x", "y", "w", "h"])
+    assert listed(module) == [("a.jpg", "cat", (1, 2, 10, 12))]
+    assert problems(module).keys() == {"b.jpg"}

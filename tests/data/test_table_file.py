@@ -89,3 +89,9 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"(?i)parquet"):
         read_columns(tmp_path / "y.parquet", ["path"])
+
+
+def test_the_names_of_columns_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Bild;Art\na.jpg;cat\n")
+    with pytest.raises(ValueError, match="Art, Bild"):
+        read_columns(tmp_path / "x.csv", ["path"])

@@ -234,6 +234,8 @@ def deep_values(picture: Picture) -> np.ndarray | None:
     """The numbers of an image of more than 8 bits, as stored; None for others, which are not decoded."""
     if isinstance(picture, np.ndarray):
         return None if picture.dtype in (np.uint8, np.bool_) else picture
+    if not isinstance(picture, Image.Image):
+        require_file(picture)
     with nullcontext(picture) if isinstance(picture, Image.Image) else opened(Path(picture).read_bytes()) as image:
         stored = PillowImage(image)
         values = stored.values() if stored.is_deep and not stored.states_white else None

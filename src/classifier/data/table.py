@@ -19,6 +19,8 @@ from classifier.errors import UserError, as_typed, require_flag
 
 log = logging.getLogger(__name__)
 
+ONE_LABEL = " is not its only label: use data.box_columns=[...] where a line is a box, or task=multi_label"
+
 
 class TableDataModule(ClassificationDataModule):
     """The images that a table lists. Paths are relative to `root`, or absolute, and never lead outside of it.
@@ -159,7 +161,7 @@ class TableDataModule(ClassificationDataModule):
             require_labels(table["label"][samples.usable(table)], self.columns["label"], join)
         differing = good.index[good.duplicated(place, keep=False)]
         if self.task == labels.SINGLE:
-            table = samples.mark(table, table.index.isin(differing), table["label"] + " is not its only label")
+            table = samples.mark(table, table.index.isin(differing), table["label"] + ONE_LABEL)
         if "problem" in table:
             table["problem"] = "line " + table.index.astype("str") + f" of {file.name}: " + table["problem"]
         return table.reset_index(drop=True)
@@ -183,4 +185,6 @@ def _numbers(cells: pd.DataFrame) -> np.ndarray:
     try:  # ten times as fast
         return np.array(cells.replace("", "nan").astype(float))
     except ValueError:
-        return np.array(cells.apply(pd.to_numeric, errors="coerce"), float)
+        # commas before fractions; of three digits, they may part thousands
+        decimal = cells.replace(r"^(-?0*),(\d+)$|^(-?\d+),(\d\d?|\d{4,})$", r"\1\3.\2\4", regex=True)
+        return np.array(decimal.apply(pd.to_numeric, errors="coerce"), float)

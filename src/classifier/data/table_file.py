@@ -77,7 +77,11 @@ def read_rows(
         cells = next(csv.reader([first.strip("\n ")], delimiter=sep, skipinitialspace=True))
         headers[sep] = [cell.strip() if header else str(number) for number, cell in enumerate(cells, 1)]
     start -= not header
-    delimiter, names = max(headers.items(), key=lambda item: len({*item[1]} & {*columns.values()}))
+    found = {sep: len({*names} & {*columns.values()}) for sep, names in headers.items()}
+    # where none finds a column, the one that finds most names: a message shows them
+    delimiter, names = max(
+        headers.items(), key=lambda item: (found[item[0]], 0 if any(found.values()) else len(item[1]))
+    )
     if delimiter == " ":
         text = re.sub("(?m)^ | $", "", re.sub(r"[ \t]+", " ", text))
     places = _places(names, columns, optional)
@@ -158,6 +162,6 @@ def _places(names: list[str], columns: Mapping[str, str], optional: Sequence[str
     found = {key: column for key, column in columns.items() if column in names or key not in optional}
     for column in found.values():
         if names.count(column) != 1:
-            hint = f"{', '.join(names[:30])}; {did_you_mean(column, names)}" if any(names) else "it is empty"
+            hint = did_you_mean(column, names) if any(names) else "it is empty"
             raise ValueError(f"its first line has {names.count(column) or 'no'} columns {column!r}: {hint}")
     return {key: names.index(column) for key, column in found.items()}
