@@ -20,6 +20,7 @@ from classifier.errors import did_you_mean
 from classifier.untrusted import content_of
 
 MOST_BYTES = 1_000_000_000  # of a table, unpacked
+PIECE = 1 << 24  # bytes
 MOST_OF_WORKBOOK = 100_000_000  # of its XML, which takes some twenty times as much memory
 
 csv.field_size_limit(1 << 30)  # a longer cell is an error of the module's own kind, and 128 KB by default
@@ -116,9 +117,13 @@ def read_rows(
 
 def _text(path: Path, encoding: str) -> str:
     """What is in a file of text, which may be packed, or in a workbook; each line ends with a line feed."""
-    raw: bytes = pa.input_stream(path).read(MOST_BYTES + 1)  # unpacks .gz, .bz2 and .zst
-    if len(raw) > MOST_BYTES:
-        raise ValueError(f"it has over {MOST_BYTES / 1e9:g} GB: divide it")
+    pieces, length = [], 0
+    with pa.input_stream(path) as stream:  # which unpacks .gz, .bz2 and .zst
+        while piece := stream.read(PIECE):  # it takes as much memory as it is asked for
+            pieces.append(piece)
+            if (length := length + len(piece)) > MOST_BYTES:
+                raise ValueError(f"it has over {MOST_BYTES / 1e9:g} GB: divide it")
+    raw = b"".join(pieces)
     if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
         raw = _unzip(raw, encoding)
     elif (content := content_of(raw[:512])) and "text" not in content and raw:
