@@ -48,5 +48,5 @@ def _write(table: Path, count: int) -> None:
     x, y = rows % 900, rows // 900
     boxes = dict(zip(COLUMNS, (x, y, x + 50, y + 70), strict=True))
     name = pd.Series(names[rows % 10]).str[:9] + "photograph_" + pd.Series(rows).astype("str").str.zfill(7) + ".jpg"
-    labels = np.char.add("class_", (rows % 1000).astype(str))
+    labels = np.char.add("class_", (rows % 10).astype(str))
     pd.DataFrame({"path": names[rows % FILES], "name": name, "label": labels, **boxes}).to_csv(table, index=False)
