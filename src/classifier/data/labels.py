@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.sparse import csr_array, eye_array, hstack
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from classifier.data.boxes import SIZE
 from classifier.data.class_names import check_names
 from classifier.data.samples import BOX, image_ids, mark, order_classes, require_known, usable
 from classifier.errors import UserError, as_typed
@@ -66,7 +67,7 @@ def with_label_sets(table: pd.DataFrame, classes: Sequence[str] | None, what: st
     if classes is None and isinstance(table["label"].dtype, pd.CategoricalDtype):
         classes = classes_of(table["label"], MULTI).tolist()
     if BOX[0] in table:  # each of which has one name
-        table = one_name_each(table).drop(columns=[*BOX, "width", "height"], errors="ignore")
+        table = one_name_each(table).drop(columns=[*BOX, *SIZE], errors="ignore")
     table = table.assign(label=table["label"].astype("str").fillna(""))
     if table["path"].duplicated().any():
         images = image_ids(table)

@@ -44,7 +44,7 @@ KINDS = {
     "one class": ("error", "a classifier needs at least two", "data.root=... names another folder"),
     "untrained class": ("error", "the class has no training images", "add some, or remove the class"),
     "wrong extension": ("warning", "the content has another format than the name says", ""),
-    "nearly black": ("warning", "black and white are 0 and 65535, and its values far below", ""),
+    "nearly black": ("warning", "its values lie far below the one that is white", ""),
     "out of range": ("warning", "values far outside of data.value_range, or nan, become black or white", ""),
     "several frames": ("warning", "only the first one is read", ""),
     "tiny": ("warning", "a side under {min_side:g} pixels (min_side)", ""),
